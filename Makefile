@@ -1,0 +1,27 @@
+PYTHON ?= python3
+TASK ?= ads
+BIN := .venv/bin
+export OMP_WAIT_POLICY := passive
+
+.PHONY: setup demo test lint bench clean
+
+setup:
+	@$(PYTHON) deploy/setup/install.py
+
+demo: setup
+	@$(BIN)/recstill demo --task $(TASK)
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+test: lint
+	@OMP_NUM_THREADS=1 $(BIN)/pytest
+
+bench: setup
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench.py
+
+clean:
+	rm -rf .venv .recstill

@@ -1,0 +1,3 @@
+from recstill.cli import main
+
+main()

@@ -1,0 +1,58 @@
+"""What a plugin author reads and imports. Nothing here imports a heavy library."""
+
+from recstill.api.baseline import Baseline, BaselineData
+from recstill.api.batch import Batch, Output, Signals
+from recstill.api.errors import (
+    BundleError,
+    ConfigError,
+    DataError,
+    FeatureError,
+    GateError,
+    IntegrityError,
+    PluginError,
+    RecstillError,
+    RegistryError,
+    RequestError,
+    UnknownNameError,
+)
+from recstill.api.gates import Candidate, Gate, GateResult
+from recstill.api.hookspecs import hookimpl
+from recstill.api.models import Model, ModelInputs, Slot
+from recstill.api.strategy import DistillationLoss, Strategy, StrategyContext
+from recstill.api.task import ContextSpec, Dataset, EndpointSpec, FeatureSpec, LabelSpec, Task, TaskSpec
+
+__all__ = [
+    "Baseline",
+    "BaselineData",
+    "Batch",
+    "BundleError",
+    "Candidate",
+    "ConfigError",
+    "ContextSpec",
+    "DataError",
+    "Dataset",
+    "DistillationLoss",
+    "EndpointSpec",
+    "FeatureError",
+    "FeatureSpec",
+    "Gate",
+    "GateError",
+    "GateResult",
+    "IntegrityError",
+    "LabelSpec",
+    "Model",
+    "ModelInputs",
+    "Output",
+    "PluginError",
+    "RecstillError",
+    "RegistryError",
+    "RequestError",
+    "Signals",
+    "Slot",
+    "Strategy",
+    "StrategyContext",
+    "Task",
+    "TaskSpec",
+    "UnknownNameError",
+    "hookimpl",
+]

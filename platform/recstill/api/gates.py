@@ -1,0 +1,36 @@
+"""Checks that a promotion must pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What a gate sees: metrics by name (`purchase.auc`), bundle size, and the incumbent's metrics if there is one."""
+
+    name: str
+    version: int
+    metrics: Mapping[str, float]
+    size_bytes: int
+    teacher_size_bytes: int | None
+    primary_label: str
+    calibrated_labels: tuple[str, ...]
+    incumbent: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """The outcome of one gate; `reason` is read by people."""
+
+    passed: bool
+    reason: str
+
+
+class Gate(Protocol):
+    """A check of a model version before promotion."""
+
+    def __call__(self, candidate: Candidate) -> GateResult:
+        """Judge the candidate. Never raise for a bad candidate: return a failed result."""

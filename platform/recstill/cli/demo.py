@@ -1,0 +1,36 @@
+"""recstill demo"""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.option("--task", default="ads", show_default=True)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe.")
+def demo(task: str, overrides: tuple[str, ...]) -> None:
+    """Do the main job on real data, start to finish: ends with a served score."""
+    import json
+    import resource
+
+    from recstill.cli.output import show
+    from recstill.recipes.demo import run_demo
+    from recstill.recipes.platform import Platform
+    from recstill.recipes.progress import Progress
+
+    progress = Progress()
+    result = run_demo(Platform.open(), task, list(overrides), progress)
+    progress.say(f"done, peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")
+    rows = []
+    for subject, values in result.run.metrics.items():
+        row = {"": subject}
+        for name in ("auc", "gauc", "ndcg@10", "ne", "calibration"):
+            mean, spread, seeds = values.get(f"{result.primary_label}.{name}", (float("nan"), 0.0, 1))
+            row[name] = f"{mean:.4f}" + (f" ± {spread:.4f}" if seeds > 1 else "")
+        rows.append(row)
+    show(rows, "table")
+    click.echo(f"\nverdict    {result.run.verdict}\npromotion  {result.promotion}\nreport     {result.run.report}\nbento      {result.bento}")
+    click.echo(f"\nrequest    {json.dumps(result.request)}")
+    shown = {**result.response, "scores": result.response["scores"][:3]}
+    click.echo(f"response   {json.dumps(shown)} … {len(result.response['scores'])} candidates in all")
+    click.echo(f"\nServe it yourself:  .venv/bin/recstill serve {result.run.student}")

@@ -1,0 +1,26 @@
+"""recstill run …"""
+
+from __future__ import annotations
+
+import click
+
+from recstill.cli.output import output_option, show_one
+
+
+@click.command()
+@click.argument("recipe", required=False)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, such as student.training.epochs=2.")
+@click.option("--resume", metavar="RUN", help="Go on with a run that was stopped.")
+@output_option
+def run(recipe: str | None, overrides: tuple[str, ...], resume: str | None, output: str) -> None:
+    """Run RECIPE, a name or a YAML file: pretrain, score, distil, compare, export, register."""
+    if bool(recipe) == bool(resume):
+        raise click.UsageError("Name a recipe, or give --resume RUN.")
+    if resume and overrides:
+        raise click.UsageError("A resumed run keeps its recipe: --set does not go with --resume.")
+    from recstill.recipes.platform import Platform
+    from recstill.recipes.run import resume_run, run_recipe
+
+    platform = Platform.open()
+    result = resume_run(platform, resume) if resume else run_recipe(platform, str(recipe), overrides)
+    show_one({"run": result.run_id, "student": result.student, "teacher": result.teacher, "verdict": result.verdict, "report": result.report}, output)

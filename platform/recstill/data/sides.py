@@ -1,0 +1,48 @@
+"""Which features belong to the query and which to the items: the query's part is computed once per request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from recstill.api.task import EndpointSpec, FeatureSpec
+from recstill.data.transform import Transform
+
+
+class Sides(BaseModel):
+    """`query`: features of the query entity and of the context. `items`: groups that are encoded each in one go: the item's
+    own id, the item's views together, then each view that crosses query and item."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    query: tuple[str, ...]
+    items: tuple[tuple[str, ...], ...]
+
+    def dense_places(self, transform: Transform) -> tuple[list[int], list[int]]:
+        """Return where the query's and the items' dense columns stand in the model's input."""
+        return transform.dense_index(self.query), [i for group in self.items for i in transform.dense_index(group)]
+
+    def slot_places(self, transform: Transform) -> tuple[list[int], list[int]]:
+        """Return where the query's and the items' slots stand in the model's input."""
+        return transform.id_index(self.query), [i for group in self.items for i in transform.id_index(group)]
+
+
+def split_sides(
+    features: Sequence[FeatureSpec], join_keys: Mapping[str, tuple[str, ...]], endpoint: EndpointSpec
+) -> Sides:
+    """Sort features by the keys of their views: only the query key, only the item key, or both."""
+    query, key, own = [], [], []
+    crossed: dict[str, list[str]] = {}
+    for feature in features:
+        if feature.view == "context" or (feature.view == "key" and feature.name == endpoint.query_key):
+            query.append(feature.name)
+        elif feature.view == "key":
+            key.append(feature.name)
+        elif join_keys[feature.view] == (endpoint.query_key,):
+            query.append(feature.name)
+        elif join_keys[feature.view] == (endpoint.item_key,):
+            own.append(feature.name)
+        else:
+            crossed.setdefault(feature.view, []).append(feature.name)
+    return Sides(query=tuple(query), items=(tuple(key), tuple(own), *(tuple(names) for names in crossed.values())))

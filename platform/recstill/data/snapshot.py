@@ -1,0 +1,83 @@
+"""Snapshots: immutable, hashed training tables."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recstill.api.errors import UnknownNameError
+from recstill.data.encoders import Values
+from recstill.data.files import check_sha256, new_folder, read_json, sha256_of, write_json
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A training table on disk. `meta` is its card: task, options, digest, feature service and fingerprint, counts."""
+
+    folder: Path
+    meta: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        return str(self.meta["id"])
+
+    @cached_property
+    def split(self) -> Values:
+        """The split of each row, as strings."""
+        return to_numpy(self.table(["split"])["split"])
+
+    def table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read columns, in row-id order."""
+        return pq.read_table(self.folder / "rows.parquet", columns=list(columns) if columns else None, memory_map=True)
+
+    def columns(self, names: Sequence[str], rows: Values | None = None) -> dict[str, Values]:
+        """Read columns as numpy arrays, all rows or some."""
+        table = self.table(list(dict.fromkeys(names)))
+        arrays = {name: to_numpy(table[name]) for name in table.column_names}
+        return arrays if rows is None else {name: values[rows] for name, values in arrays.items()}
+
+    def rows_of(self, split: str) -> Values:
+        """Return the row ids of a split."""
+        return np.flatnonzero(self.split == split)
+
+
+def to_numpy(column: pa.ChunkedArray) -> Values:
+    """Arrow to numpy: strings as objects, numbers with gaps as floats with NaN."""
+    return column.to_numpy()
+
+
+def write_snapshot(table: pa.Table, meta: Mapping[str, Any], root: Path) -> Snapshot:
+    """Store the table under its content hash, with `row_id` = its position, and return it. A second write is a no-op."""
+    table = table.append_column("row_id", pa.array(np.arange(len(table), dtype=np.int64)))
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".new-") as temporary:
+        pq.write_table(table, Path(temporary) / "rows.parquet", compression="zstd", row_group_size=131_072)
+        digest = sha256_of(Path(temporary) / "rows.parquet")
+        snapshot_id = f"{meta['task']}-{digest[:12]}"
+        card = {**meta, "id": snapshot_id, "sha256": digest, "num_rows": len(table), "columns": table.column_names}
+        card["splits"] = {name: int(np.sum(to_numpy(table["split"]) == name)) for name in SPLITS}
+        with new_folder(root / snapshot_id) as folder:
+            (Path(temporary) / "rows.parquet").rename(folder / "rows.parquet")
+            write_json(folder / "snapshot.json", card)
+    return Snapshot(root / snapshot_id, card)
+
+
+def open_snapshot(snapshot_id: str, root: Path) -> Snapshot:
+    """Open and verify a snapshot. Raise IntegrityError if a byte of its rows differs."""
+    folder = root / snapshot_id
+    if not (folder / "snapshot.json").is_file():
+        known = [path.parent.name for path in root.glob("*/snapshot.json")]
+        raise UnknownNameError("snapshot", snapshot_id, known, "Make one with `recstill data snapshot`.")
+    meta = read_json(folder / "snapshot.json")
+    check_sha256(folder / "rows.parquet", meta["sha256"], f"Delete {folder} and run `recstill data snapshot`.")
+    return Snapshot(folder, meta)

@@ -1,0 +1,134 @@
+"""The tables that a model is written against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchrec import EmbeddingBagConfig, KeyedJaggedTensor, PoolingType
+from torchrec.modules.fused_embedding_modules import FusedEmbeddingBagCollection
+from torchrec.optim import RowWiseAdagrad
+
+from recstill.api.models import ModelInputs, Slot
+from recstill.api.task import LabelSpec
+
+
+@dataclass(frozen=True)
+class TableOptimizer:
+    """Exact row-wise Adagrad on the rows seen. Tables want a far larger rate than the dense net: search it."""
+
+    learning_rate: float = 0.1
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+
+class FusedTables(nn.Module):
+    """TorchRec tables whose optimizer runs inside the backward pass. forward: KeyedJaggedTensor -> (B, F, dim)."""
+
+    def __init__(self, slots: Sequence[Slot], dim: int, optimizer: TableOptimizer, device: torch.device) -> None:
+        super().__init__()
+        self.num_slots, self.dim = len(slots), dim
+        configs = [
+            EmbeddingBagConfig(
+                name=table,
+                num_embeddings=next(slot.num_rows for slot in slots if slot.table == table),
+                embedding_dim=dim,
+                feature_names=[slot.name for slot in slots if slot.table == table],
+                pooling=PoolingType.SUM,
+                init_fn=lambda weight: nn.init.normal_(weight, std=0.01),
+            )
+            for table in dict.fromkeys(slot.table for slot in slots)
+        ]
+        options = {"lr": optimizer.learning_rate, "eps": optimizer.eps, "weight_decay": optimizer.weight_decay}
+        self.collection = FusedEmbeddingBagCollection(configs, RowWiseAdagrad, options, device=device)
+
+    def forward(self, sparse: KeyedJaggedTensor) -> Tensor:
+        pooled: Tensor = self.collection(sparse).values()
+        return pooled.view(-1, self.num_slots, self.dim)
+
+
+class ConcatenatedTables(nn.Module):
+    """All tables as one `nn.Embedding` with an offset per slot: exports to one Gather, where bags would cost 40 x.
+
+    forward: ids (B, F) local to each slot's table, or a pair (query ids (1, Fq), item ids (N, Fi)) whose query part is
+    looked up once and spread over the N candidates; `order` then puts the slots in their places.
+    """
+
+    def __init__(self, slots: Sequence[Slot], dim: int) -> None:
+        super().__init__()
+        starts, start = {}, 0
+        for slot in slots:
+            if slot.table not in starts:
+                starts[slot.table] = start
+                start += slot.num_rows
+        self.starts = starts
+        self.embedding = nn.Embedding(max(start, 1), dim)
+        self.register_buffer("offsets", torch.tensor([starts[slot.table] for slot in slots]), persistent=False)
+        self.offsets: Tensor
+
+    def forward(self, sparse: Tensor | SplitIds) -> Tensor:
+        if isinstance(sparse, Tensor):
+            return self.embedding(sparse + self.offsets)
+        query = self.embedding(sparse.query + self.offsets[sparse.query_slots])
+        items = self.embedding(sparse.items + self.offsets[sparse.item_slots])
+        together = torch.cat([query.expand(items.shape[0], -1, -1), items], 1)
+        return together.index_select(1, sparse.order)
+
+
+@dataclass(frozen=True)
+class SplitIds:
+    """The ids of one request: query part once, item part per candidate."""
+
+    query: Tensor
+    items: Tensor
+    query_slots: Tensor
+    item_slots: Tensor
+    order: Tensor
+
+
+def training_inputs(
+    num_dense: int,
+    slots: Sequence[Slot],
+    labels: Sequence[LabelSpec],
+    optimizer: TableOptimizer,
+    device: torch.device | str = "cpu",
+) -> ModelInputs:
+    """Return inputs whose tables train."""
+    place = torch.device(device)
+    return ModelInputs(num_dense, tuple(slots), tuple(labels), lambda dim: FusedTables(slots, dim, optimizer, place))
+
+
+def export_inputs(num_dense: int, slots: Sequence[Slot], labels: Sequence[LabelSpec]) -> ModelInputs:
+    """Return inputs whose tables export."""
+    return ModelInputs(num_dense, tuple(slots), tuple(labels), lambda dim: ConcatenatedTables(slots, dim))
+
+
+def portable_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights under the names that the exporting model has: each set of tables as one matrix."""
+    state = {}
+    fused = {name: module for name, module in model.named_modules() if isinstance(module, FusedTables)}
+    for name, value in model.state_dict().items():
+        if not any(name.startswith(f"{prefix}.collection.") for prefix in fused):
+            state[name] = value.detach().cpu().contiguous()
+    for prefix, module in fused.items():
+        tables = module.collection.state_dict()
+        rows = [tables[f"embedding_bags.{config.name}.weight"] for config in module.collection.embedding_bag_configs()]
+        state[f"{prefix}.embedding.weight"] = torch.cat([row.detach().cpu() for row in rows]).contiguous()
+    return state
+
+
+def load_portable_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load what `portable_state` gave, into a training or an exporting model."""
+    remaining = dict(state)
+    for prefix, module in model.named_modules():
+        if isinstance(module, FusedTables):
+            matrix, start = remaining.pop(f"{prefix}.embedding.weight"), 0
+            for config in module.collection.embedding_bag_configs():
+                weight = module.collection.state_dict()[f"embedding_bags.{config.name}.weight"]
+                with torch.no_grad():
+                    weight.copy_(matrix[start : start + config.num_embeddings])
+                start += config.num_embeddings
+            remaining.update({name: v for name, v in model.state_dict().items() if name.startswith(f"{prefix}.collection.")})
+    model.load_state_dict(remaining)

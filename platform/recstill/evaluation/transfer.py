@@ -1,0 +1,39 @@
+"""Did distilling help?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import t
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Transfer efficiency (S_kd - S_none) / (T - S_none) with its spread over seeds, and the verdict in words."""
+
+    efficiency: float
+    spread: float
+    gain: float
+    interval: tuple[float, float] | None
+    verdict: str
+
+
+def transfer_efficiency(teacher: float, alone: Sequence[float], distilled: Sequence[float]) -> Transfer:
+    """Compare students with the same seeds, higher is better.
+
+    The verdict is `gain` or `no gain` where the 95 % interval of the paired difference (Student's t) excludes zero,
+    `inconclusive` where it does not or only one seed ran; the efficiency is NaN where the teacher is no better than the
+    student alone, since the ratio then means nothing.
+    """
+    differences = np.asarray(distilled) - np.asarray(alone)
+    gain, gap = float(differences.mean()), teacher - float(np.mean(alone))
+    ratios = differences / (teacher - np.asarray(alone)) if gap > 0 else np.full(len(differences), np.nan)
+    spread = float(ratios.std(ddof=1)) if len(ratios) > 1 else 0.0
+    if len(differences) < 2:
+        return Transfer(float(ratios.mean()), 0.0, gain, None, "inconclusive (one seed)")
+    half = float(t.ppf(0.975, len(differences) - 1) * differences.std(ddof=1) / np.sqrt(len(differences)))
+    interval = (gain - half, gain + half)
+    verdict = "gain" if interval[0] > 0 else "no gain" if interval[1] < 0 else "inconclusive"
+    return Transfer(float(ratios.mean()), spread, gain, interval, verdict)

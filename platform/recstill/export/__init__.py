@@ -1,0 +1,1 @@
+"""Models out of training: ONNX graph, bundle, manifest. No pickle anywhere."""

@@ -1,0 +1,65 @@
+"""What a feature service holds, in our own words; needs no feast to read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from recstill.api.errors import FeatureError
+from recstill.api.task import FeatureSpec, TaskSpec
+
+
+@dataclass(frozen=True)
+class View:
+    """One feature view of a service: `features` maps names to types, `availability` is `request` or `training`."""
+
+    name: str
+    join_keys: tuple[str, ...]
+    features: Mapping[str, str]
+    availability: str
+    owner: str
+    freshness: str
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """The views of a feature service. Its fingerprint changes with any name, type, key or availability."""
+
+    service: str
+    views: tuple[View, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        schema = [(v.name, v.join_keys, sorted(v.features.items()), v.availability) for v in self.views]
+        return hashlib.sha256(json.dumps(sorted(schema)).encode()).hexdigest()[:16]
+
+    @property
+    def features(self) -> dict[str, View]:
+        """Each feature with its view."""
+        return {feature: view for view in self.views for feature in view.features}
+
+    @property
+    def privileged(self) -> list[str]:
+        """Features that are not available at request time."""
+        return [feature for feature, view in self.features.items() if view.availability == "training"]
+
+    def select(self, task: TaskSpec) -> tuple[FeatureSpec, ...]:
+        """Return the task's features that this service gives, keys and context included, in the task's order."""
+        views = {view.name for view in self.views} | {"key", "context"}
+        chosen = tuple(feature for feature in task.features if feature.view in views)
+        for feature in chosen:
+            if feature.view not in ("key", "context") and feature.name not in self.features:
+                raise FeatureError(f"Service {self.service!r} has no feature {feature.view}:{feature.name} of task {task.name!r}.")
+        return chosen
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {"service": self.service, "fingerprint": self.fingerprint, "views": [asdict(view) for view in self.views]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> FeatureSet:
+        """Rebuild it from `to_json`."""
+        return cls(data["service"], tuple(View(**{**v, "join_keys": tuple(v["join_keys"])}) for v in data["views"]))

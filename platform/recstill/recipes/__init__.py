@@ -1,0 +1,1 @@
+"""The use cases, readable from top to bottom."""

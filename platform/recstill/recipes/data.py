@@ -1,0 +1,72 @@
+"""Snapshots: rows of a task, with features as they were at each row's moment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from recstill.api.errors import ConfigError
+from recstill.api.task import Task
+from recstill.data.fetch import open_raw
+from recstill.data.snapshot import Snapshot, open_snapshot, write_snapshot
+from recstill.recipes.features import apply_features, build_sources, open_store
+from recstill.recipes.platform import Platform
+from recstill.registry.runs import list_snapshots, record_snapshot
+
+
+def make_snapshot(
+    platform: Platform, task: Task, options: Mapping[str, Any], service: str, say: Callable[[str], None]
+) -> Snapshot:
+    """Build, join and store the training table of a task with the features of a service."""
+    from recstill.features.history import join_features
+    from recstill.features.repo import feature_set
+
+    try:
+        chosen = task.options.model_validate(options)
+    except ValidationError as error:
+        raise ConfigError(f"Options of task {task.spec.name!r}", [f"{e['loc']}: {e['msg']}" for e in error.errors()]) from error
+    dataset = platform.dataset_of(task)
+    raw = open_raw(dataset, platform.settings.cache)
+    build_sources(platform, dataset)
+    apply_features(platform, say)
+    store = open_store(platform)
+    features = feature_set(store, service)
+    say("building rows")
+    rows = task.rows(raw, chosen)
+    task.write_training_sources(raw, rows, platform.settings.folder("sources", dataset.name))
+    say(f"joining {len(rows):,} rows with {len(features.features)} features of {service}, point in time")
+    joined = join_features(store, rows, features, task.spec.derived_keys)
+    meta = {
+        "task": task.spec.name,
+        "dataset": {"name": dataset.name, "version": dataset.version, "sha256": dataset.sha256},
+        "options": chosen.model_dump(mode="json"),
+        "features": features.to_json(),
+        "labels": [label.name for label in task.spec.labels],
+        "sampling": "column sampling_rate",
+    }
+    snapshot = write_snapshot(joined, meta, platform.settings.folder("snapshots"))
+    with platform.registry.transaction() as session:
+        record_snapshot(session, snapshot.meta)
+        platform.registry.audit(session, "snapshot.add", snapshot.id, rows=len(joined), service=service)
+    return snapshot
+
+
+def snapshot_for(
+    platform: Platform, task: Task, options: Mapping[str, Any], service: str, say: Callable[[str], None]
+) -> Snapshot:
+    """Return the snapshot of these options and features, made now if there is none."""
+    from recstill.features.repo import feature_set
+
+    apply_features(platform, say)
+    wanted = json.dumps(task.options.model_validate(options).model_dump(mode="json"), sort_keys=True)
+    fingerprint = feature_set(open_store(platform), service).fingerprint
+    root = platform.settings.folder("snapshots")
+    with platform.registry.transaction() as session:
+        for row in list_snapshots(session, task.spec.name):
+            same = json.dumps(row.options, sort_keys=True) == wanted and row.fingerprint == fingerprint
+            if same and (root / row.id).is_dir():
+                return open_snapshot(row.id, root)
+    return make_snapshot(platform, task, options, service, say)

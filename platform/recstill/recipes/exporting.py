@@ -1,0 +1,123 @@
+"""From trained weights to a bundle, checked against the model it came from."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from recstill.data.bundle import bundle_size, write_manifest
+from recstill.data.files import new_folder, sha256_of
+from recstill.data.transform import Encoded
+from recstill.embeddings.tables import export_inputs
+from recstill.evaluation.metrics import predictions_of
+from recstill.export.graph import Layout, export_graph
+from recstill.recipes.rows import Role, largest_groups
+from recstill.recipes.training import load_trained
+from recstill.serving.scorer import Graph
+from recstill.training.loop import predict
+
+if TYPE_CHECKING:
+    from recstill.recipes.run import Run
+
+_PACKAGES = ("recstill", "torch", "torchrec", "onnx", "onnxruntime", "numpy", "feast")
+LATENCY_ITEMS = 200
+
+
+def export_bundle(run: Run, role: Role, name: str, seed: int, metrics: dict[str, float]) -> Path:
+    """Write the bundle of a trained model and return its folder."""
+    part = run.recipe.teacher if role == "teacher" else run.recipe.student
+    transform, sides = run.rows.transform(role), run.rows.sides(role)
+    features = run.rows.teacher if role == "teacher" else run.rows.student
+    inputs = export_inputs(transform.num_dense, transform.slots, run.task.spec.labels)
+    model = run.platform.catalog(f"{role}s")[part.name](inputs, **part.options)
+    model.load_state_dict(load_file(run.weights(name)))
+    query_dense, item_dense = sides.dense_places(transform)
+    query_slots, item_slots = sides.slot_places(transform)
+    distribution, version, _ = run.platform.plugin_of(f"{role}s", part.name)
+    target = run.folder / "bundles" / f"{role}-{sha256_of(run.weights(name))[:12]}"
+    with new_folder(target) as folder:
+        layout = Layout(query_dense, query_slots, item_dense, item_slots)
+        export_graph(model, layout, run.task.spec.labels, folder)
+        transform.save(folder)
+        content = {
+            "task": run.task.spec,
+            "role": role,
+            "model": part.name,
+            "plugin": f"{distribution}=={version}",
+            "options": part.options,
+            "run": run.id,
+            "seed": seed,
+            "snapshot": run.snapshot.id,
+            "feature_service": features.service,
+            "fingerprint": features.fingerprint,
+            "features": features.to_json(),
+            "sides": sides,
+            "num_parameters": sum(p.numel() for p in model.parameters()),
+            "packages": {package: importlib.metadata.version(package) for package in _PACKAGES},
+        }
+        (folder / "README.md").write_text(_card(run, role, content, metrics))
+        write_manifest(folder, content)
+    return target
+
+
+def check_bundle(run: Run, role: Role, name: str, folder: Path, num_groups: int = 20) -> dict[str, float]:
+    """Score test groups through the exported graph; return the largest difference to the model, the size, the latency."""
+    graph = Graph(folder)
+    model = load_trained(run, name, role)
+    rows = run.rows.snapshot.rows_of("test")
+    tensors = run.rows.tensors(role, "test")
+    worst = 0.0
+    groups = largest_groups(run.rows.groups("test"), num_groups)
+    for places in groups:
+        encoded = run.rows.encoded(role, rows[places])
+        answered = graph.run(*split_encoded(run, role, encoded))
+        with torch.no_grad():
+            logits = model(tensors.batch(torch.from_numpy(places))).logits
+        for label in run.task.spec.labels:
+            expected = predictions_of(label, logits[label.name].float().numpy())
+            worst = max(worst, float(np.max(np.abs(answered[label.name] - expected))))
+    picked = np.resize(groups[0], LATENCY_ITEMS)
+    query, items = split_encoded(run, role, run.rows.encoded(role, rows[picked]))
+    seconds = []
+    for _ in range(60):
+        started = time.perf_counter()
+        graph.run(query, items)
+        seconds.append(time.perf_counter() - started)
+    return {
+        "parity.max_difference": worst,
+        "bundle.bytes": float(bundle_size(folder)),
+        "latency.ms_per_200": float(np.median(seconds[10:]) * 1000),
+    }
+
+
+def split_encoded(run: Run, role: Role, encoded: Encoded) -> tuple[Encoded, Encoded]:
+    """Cut rows of one query into the graph's query part (of the first row) and item part."""
+    transform, sides = run.rows.transform(role), run.rows.sides(role)
+    (query_dense, item_dense), (query_slots, item_slots) = sides.dense_places(transform), sides.slot_places(transform)
+    query = Encoded(encoded.dense[:1, query_dense], encoded.ids[:1, query_slots])
+    return query, Encoded(encoded.dense[:, item_dense], encoded.ids[:, item_slots])
+
+
+def test_logits(run: Run, role: Role, name: str) -> dict[str, Any]:
+    """Return the test predictions of a stored model, for plots."""
+    logits = predict(load_trained(run, name, role), run.rows.tensors(role, "test"))
+    return {label.name: predictions_of(label, logits[label.name].numpy()) for label in run.task.spec.labels}
+
+
+def _card(run: Run, role: Role, content: dict[str, Any], metrics: dict[str, float]) -> str:
+    rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(metrics.items()))
+    dataset = run.snapshot.meta["dataset"]
+    licence = run.platform.dataset_of(run.task).licence
+    return (
+        f"# {content['model']}, {role} of task {run.task.spec.name}\n\n{run.task.spec.description}\n\n"
+        f"- run {run.id}, seed {content['seed']}, snapshot {run.snapshot.id}\n"
+        f"- data: {dataset['name']} {dataset['version']} ({licence})\n"
+        f"- features: {content['feature_service']} ({content['fingerprint']})\n"
+        f"- made by {content['plugin']}\n\n| metric on the test split | value |\n|---|---|\n{rows}\n"
+    )

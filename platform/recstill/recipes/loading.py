@@ -1,0 +1,152 @@
+"""Read a recipe and report everything that is wrong with it at once, before anything trains."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from recstill.api.errors import ConfigError, PluginError, UnknownNameError
+from recstill.recipes.config import Recipe, StrategyConfig
+from recstill.recipes.platform import Platform
+
+STORED_SIGNALS = frozenset({"logits"})
+
+
+def load_recipe(platform: Platform, reference: str, overrides: Sequence[str] = ()) -> tuple[str, Recipe]:
+    """Return (name, recipe) for a catalog name or a path, with `key=value` overrides. Raise ConfigError with all mistakes."""
+    path = Path(reference)
+    if path.suffix in {".yaml", ".yml"} or path.is_file():
+        if not path.is_file():
+            raise ConfigError(f"Recipe {reference}", ["there is no such file"])
+        name = path.stem
+    else:
+        path, name = platform.catalog("recipes")[reference], reference
+    try:
+        data = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"Recipe {path}", [f"not YAML: {error}"]) from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"Recipe {path}", ["it must be a mapping of keys to values"])
+    problems = [problem for text in overrides if (problem := _override(data, text))]
+    recipe: Recipe | None = None
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        problems += _explain(error, Recipe)
+    problems += _check_names(platform, data)
+    if problems or recipe is None:
+        raise ConfigError(f"Recipe {name!r}", problems)
+    return name, recipe
+
+
+def _override(data: dict[str, Any], text: str) -> str | None:
+    key, found, value = text.partition("=")
+    if not found:
+        return f"--set {text!r}: write key=value"
+    place = data
+    *parents, last = key.split(".")
+    for parent in parents:
+        nested = place.setdefault(parent, {})
+        if not isinstance(nested, dict):
+            return f"--set {text!r}: {parent!r} is not a mapping"
+        place = nested
+    place[last] = yaml.safe_load(value)
+    return None
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    problems = []
+    for detail in error.errors():
+        place = ".".join(str(part) for part in detail["loc"])
+        if detail["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(str(detail["loc"][-1]), _keys_at(model, detail["loc"][:-1]), n=1)
+            problems.append(f"{place}: unknown key" + (f"; did you mean {close[0]!r}?" if close else ""))
+        elif detail["type"] == "missing":
+            problems.append(f"{place}: this key is needed")
+        else:
+            problems.append(f"{place}: {detail['msg'].lower()}, not {detail['input']!r}")
+    return problems
+
+
+def _keys_at(model: type[BaseModel], place: Sequence[int | str]) -> list[str]:
+    for part in place:
+        if isinstance(part, str) and part in model.model_fields:
+            annotation = model.model_fields[part].annotation
+            inner = [annotation, *getattr(annotation, "__args__", ())]
+            model = next((kind for kind in inner if inspect.isclass(kind) and issubclass(kind, BaseModel)), model)
+    return list(model.model_fields)
+
+
+def _check_names(platform: Platform, data: Mapping[str, Any]) -> list[str]:
+    problems: list[str] = []
+    task = _look_up(platform, "tasks", data.get("task"), "task", problems)
+    if task is not None:
+        try:
+            task.options.model_validate(data.get("data") or {})
+        except ValidationError as error:
+            problems += [f"data.{text}" for text in _explain(error, task.options)]
+    for role in ("teacher", "student"):
+        part = data.get(role)
+        if isinstance(part, dict):
+            model = _look_up(platform, f"{role}s", part.get("name"), f"{role}.name", problems)
+            problems += _unknown_options(model, part.get("options"), f"{role}.options", skip=1) if model else []
+    distil = data.get("distil")
+    for index, item in enumerate((distil.get("strategies") or []) if isinstance(distil, dict) else []):
+        if isinstance(item, dict):
+            problems += _check_strategy(platform, item, f"distil.strategies.{index}", bool(task and task.spec.auction))
+    for name in data.get("baselines") or []:
+        _look_up(platform, "baselines", name, "baselines", problems)
+    return problems
+
+
+def _look_up(platform: Platform, kind: str, name: object, place: str, problems: list[str]) -> Any:
+    if not isinstance(name, str):
+        return None  # the schema check says so already
+    try:
+        return platform.catalog(kind)[name]
+    except (UnknownNameError, PluginError) as error:
+        problems.append(f"{place}: {error}")
+        return None
+
+
+def _unknown_options(factory: Any, options: object, place: str, skip: int) -> list[str]:
+    if not isinstance(options, dict):
+        return []
+    known = list(inspect.signature(factory).parameters)[skip:]
+    problems = []
+    for name in set(options) - set(known):
+        close = difflib.get_close_matches(str(name), known, n=1)
+        problems.append(f"{place}.{name}: unknown option" + (f"; did you mean {close[0]!r}?" if close else f"; known: {known}"))
+    return sorted(problems)
+
+
+def _check_strategy(platform: Platform, item: Mapping[str, Any], place: str, auction: bool) -> list[str]:
+    problems: list[str] = []
+    strategy = _look_up(platform, "strategies", item.get("name"), f"{place}.name", problems)
+    if strategy is None:
+        return problems
+    problems += _unknown_options(strategy, item.get("options"), f"{place}.options", skip=0)
+    if not problems:
+        try:
+            strategy(**(item.get("options") or {}))
+        except (TypeError, ValueError) as error:
+            problems.append(f"{place}.options: {error}")
+    if lacking := strategy.signals - STORED_SIGNALS:
+        problems.append(f"{place}.name: {item['name']!r} needs {', '.join(sorted(lacking))}, which the signal store does not keep")
+    if auction and strategy.calibration == "unsafe":
+        problems.append(
+            f"{place}.name: {item['name']!r} would spoil the calibration of the served head, which this task needs; "
+            "use auxiliary-head"
+        )
+    return problems
+
+
+def build_strategy(platform: Platform, config: StrategyConfig) -> Any:
+    """Return the strategy object that a checked recipe names."""
+    return cast("Any", platform.catalog("strategies")[config.name])(**config.options)

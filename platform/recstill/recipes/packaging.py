@@ -1,0 +1,104 @@
+"""Package versions as a bento, without a network."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from recstill.api.errors import BundleError
+from recstill.data.bundle import Manifest, open_bundle
+from recstill.data.files import write_json
+from recstill.data.packed import current_version, open_store
+from recstill.recipes.platform import Platform
+from recstill.recipes.wheel import build_wheel
+from recstill.registry.versions import find_version
+from recstill.settings import Settings
+
+_PINNED = ("bentoml", "click", "numpy", "onnxruntime", "orjson", "pluggy", "prometheus-client", "pydantic", "pyyaml", "safetensors", "starlette")
+
+
+def package(platform: Platform, references: Sequence[str]) -> Path:
+    """Build a bento of one version per task and return its folder: models, features, wheels, pinned requirements.
+
+    Raise BundleError for a teacher (it may need privileged features) and for two versions of one task.
+    """
+    with platform.registry.transaction() as session:
+        versions = [find_version(session, reference) for reference in references]
+    cards, bundles = [], {}
+    for version in versions:
+        folder = platform.artifacts.get(version.artifact)
+        manifest = open_bundle(folder)
+        name = f"{version.model_name}:{version.number}"
+        _check(name, manifest, [card["task"] for card in cards])
+        cards.append({"task": manifest.task.name, "version": name, "bundle": version.artifact[:16]})
+        bundles[version.artifact[:16]] = folder
+    online = current_version(platform.settings.folder("online"))
+    open_store(online)
+    with tempfile.TemporaryDirectory() as temporary:
+        context = Path(temporary)
+        for file in deploy_folder().iterdir():
+            if file.is_file():
+                shutil.copyfile(file, context / file.name)
+        for digest, folder in bundles.items():
+            shutil.copytree(folder, context / "models" / digest)
+        write_json(context / "models" / "models.json", cards)
+        shutil.copytree(online, context / "online")
+        wheel = build_wheel("recstill", context / "wheels")
+        _write_requirements(context, wheel)
+        return _build(platform.settings, context, "-".join(card["task"] for card in cards))
+
+
+def deploy_folder() -> Path:
+    """Where the service definition lies: `deploy/bento` of the checkout, else the copy inside the wheel."""
+    import recstill
+
+    package_folder = Path(recstill.__file__).parent
+    checkout = package_folder.parents[1] / "deploy" / "bento"
+    return checkout if (checkout / "service.py").is_file() else package_folder / "serving" / "deploy"
+
+
+def bento_environment(settings: Settings) -> dict[str, str]:
+    """The environment in which bentoml is called: its store in our home, no tracking, no spinning threads."""
+    home = settings.folder("bentoml")
+    quiet = {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **quiet}
+
+
+def _check(name: str, manifest: Manifest, tasks: Sequence[str]) -> None:
+    if manifest.role != "student":
+        raise BundleError(f"{name} is a {manifest.role}; only students are packaged.")
+    if manifest.task.name in tasks:
+        raise BundleError(f"Two versions for task {manifest.task.name!r}: a bento serves one version per task.")
+
+
+def _write_requirements(context: Path, wheel: Path) -> None:
+    lines = [f"{name}=={importlib.metadata.version(name)}" for name in _PINNED]
+    (context / "requirements.txt").write_text("\n".join([*lines, f"./wheels/{wheel.name}"]) + "\n")
+
+
+def _build(settings: Settings, context: Path, name: str) -> Path:
+    command = [sys.executable, "-m", "bentoml", "build", str(context), "-o", "tag", "--name", f"recstill-{name}"]
+    (context / "bentofile.yaml").write_text(
+        f"service: service:Recstill\nname: recstill-{name}\ninclude: ['*.py', '*.txt', 'Containerfile', 'models/*', 'online/*', 'wheels/*']\n"
+    )
+    done = subprocess.run(command, env=bento_environment(settings), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BundleError(f"bentoml build failed:\n{done.stderr.strip()[-2000:]}")
+    tag = next(line.removeprefix("__tag__:") for line in done.stdout.splitlines() if line.startswith("__tag__:"))
+    bento, version = tag.strip().split(":")
+    folder = settings.folder("bentoml") / "bentos" / bento / version
+    shutil.copyfile(folder / "src" / "Containerfile", folder / "Containerfile")
+    return folder
+
+
+def served_versions(bento: Path) -> list[dict[str, str]]:
+    """Return what a bento serves."""
+    cards: list[dict[str, str]] = json.loads((bento / "src" / "models" / "models.json").read_text())
+    return cards

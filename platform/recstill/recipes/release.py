@@ -1,0 +1,130 @@
+"""Promote through gates, roll back, compare, verify, collect garbage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from recstill.api.errors import GateError, RecstillError, RegistryError
+from recstill.api.gates import Candidate, GateResult
+from recstill.api.task import Task
+from recstill.data.bundle import open_bundle
+from recstill.recipes.platform import Platform
+from recstill.registry.models import VersionRow
+from recstill.registry.versions import (
+    aliases_of,
+    find_version,
+    lineage_of,
+    list_versions,
+    roll_back,
+    set_alias,
+)
+
+GATED = "champion"
+
+
+def judge(platform: Platform, reference: str) -> tuple[VersionRow, dict[str, GateResult]]:
+    """Return what each gate says of a version, beside the champion that it would replace."""
+    with platform.registry.transaction() as session:
+        version = find_version(session, reference)
+        champion = aliases_of(session, version.model_name).get(GATED)
+        incumbent = None
+        if champion is not None and champion != version.number:
+            incumbent = find_version(session, f"{version.model_name}:{champion}").metrics
+        teacher = next((row for row in lineage_of(session, version) if row.relation == "teacher"), None)
+    manifest = open_bundle(platform.artifacts.get(version.artifact))
+    candidate = Candidate(
+        name=version.model_name,
+        version=version.number,
+        metrics=version.metrics,
+        size_bytes=version.size_bytes,
+        teacher_size_bytes=int(teacher.details["bytes"]) if teacher else None,
+        primary_label=manifest.task.primary.name,
+        calibrated_labels=tuple(label.name for label in manifest.task.labels if label.kind == "binary"),
+        incumbent=incumbent,
+    )
+    gates = platform.catalog("gates")
+    return version, {name: gate(candidate) for name, gate in gates.items()}
+
+
+def promote(platform: Platform, reference: str, alias: str, reason: str, dry_run: bool = False) -> dict[str, Any]:
+    """Point an alias at a version; `champion` only through every gate. Raise GateError with the gates that failed."""
+    version, results = judge(platform, reference) if alias == GATED else (_find(platform, reference), {})
+    name = f"{version.model_name}:{version.number}"
+    failed = [f"{gate}: {result.reason}" for gate, result in results.items() if not result.passed]
+    if failed:
+        if not dry_run:
+            with platform.registry.transaction() as session:
+                platform.registry.audit(session, "alias.refused", f"{version.model_name}@{alias}", number=version.number, failed=failed)
+        raise GateError(name, failed)
+    before = None
+    if not dry_run:
+        if not platform.artifacts.has(version.artifact):
+            raise RegistryError(f"{name} cannot be promoted: its artifact {version.artifact[:12]} is missing.")
+        with platform.registry.transaction() as session:
+            before = set_alias(platform.registry, session, version, alias, reason=reason)
+        platform.plugins.hook.after_promotion(name=version.model_name, version=version.number, alias=alias)
+    return {
+        "version": name,
+        "alias": alias,
+        "before": before,
+        "gates": {gate: result.reason for gate, result in results.items()},
+        "dry_run": dry_run,
+    }
+
+
+def rollback(platform: Platform, name: str) -> tuple[int, int]:
+    """Swap champion and previous."""
+    with platform.registry.transaction() as session:
+        find_version(session, f"{name}@champion")
+        new, old = roll_back(platform.registry, session, name)
+    platform.plugins.hook.after_promotion(name=name, version=new, alias=GATED)
+    return new, old
+
+
+def verify_versions(platform: Platform, reference: str | None) -> list[dict[str, Any]]:
+    """Check the artifacts of versions, byte by byte; one row per version with what is wrong, if anything."""
+    with platform.registry.transaction() as session:
+        versions = [find_version(session, reference)] if reference else list_versions(session)
+    rows = []
+    for version in versions:
+        try:
+            open_bundle(platform.artifacts.get(version.artifact))
+            state = "ok"
+        except RecstillError as error:
+            state = str(error)
+        rows.append({"version": f"{version.model_name}:{version.number}", "artifact": version.artifact[:12], "state": state})
+    return rows
+
+
+def describe(platform: Platform, task: Task) -> dict[str, Any]:
+    """Return a task for people: labels, features, endpoint."""
+    spec = task.spec
+    return {
+        "name": spec.name,
+        "description": spec.description,
+        "dataset": spec.dataset,
+        "plugin": platform.catalog("tasks").owner(spec.name),
+        "labels": ", ".join(f"{label.name} ({label.kind})" for label in spec.labels),
+        "features": len(spec.features),
+        "groups": ", ".join(spec.groups),
+        "endpoint": spec.endpoint.path,
+        "recipe": spec.default_recipe,
+    }
+
+
+def collect_garbage(platform: Platform, dry_run: bool) -> list[str]:
+    """Delete stored artifacts that no version names; return their digests."""
+    with platform.registry.transaction() as session:
+        # The write lock is held while deleting, so that no run can register one of them meanwhile.
+        used = {version.artifact for version in list_versions(session)}
+        unused = [digest for digest in platform.artifacts.stored() if digest not in used]
+        if not dry_run:
+            for digest in unused:
+                platform.artifacts.delete(digest)
+            platform.registry.audit(session, "artifacts.gc", "artifacts", deleted=unused)
+    return unused
+
+
+def _find(platform: Platform, reference: str) -> VersionRow:
+    with platform.registry.transaction() as session:
+        return find_version(session, reference)

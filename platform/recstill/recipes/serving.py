@@ -1,0 +1,75 @@
+"""Start the server of a bento, and wait until it answers."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from recstill.api.errors import RequestError
+from recstill.data.packed import current_version
+from recstill.recipes.packaging import bento_environment
+from recstill.recipes.platform import Platform
+
+
+def serve_command(bento: Path, host: str, port: int) -> Sequence[str]:
+    """The command that serves a bento."""
+    return [sys.executable, "-m", "bentoml", "serve", str(bento), "--host", host, "--port", str(port)]
+
+
+def serve_environment(platform: Platform, workers: int) -> dict[str, str]:
+    """The environment of a server: the newest materialized features, not those of the day it was packaged."""
+    online = current_version(platform.settings.folder("online"))
+    return {**bento_environment(platform.settings), "RECSTILL_ONLINE": str(online), "RECSTILL_WORKERS": str(workers)}
+
+
+@contextmanager
+def running_server(platform: Platform, bento: Path, port: int, log: Path, patience: float = 120) -> Iterator[str]:
+    """Serve a bento on loopback for the length of the block; give its address."""
+    address = f"http://127.0.0.1:{port}"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            serve_command(bento, "127.0.0.1", port), env=serve_environment(platform, 1), stdout=output, stderr=subprocess.STDOUT
+        )
+        try:
+            _wait(process, f"{address}/readyz", log, patience)
+            yield address
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def post(address: str, body: Any) -> dict[str, Any]:
+    """Post JSON and return the JSON answer. Raise RequestError with the server's own words."""
+    request = urllib.request.Request(address, json.dumps(body).encode(), {"content-type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            found: dict[str, Any] = json.load(answer)
+            return found
+    except urllib.error.HTTPError as error:
+        raise RequestError(error.code, error.read().decode(errors="replace")) from error
+
+
+def _wait(process: subprocess.Popen[Any], address: str, log: Path, patience: float) -> None:
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RequestError(503, f"The server ended with code {process.returncode}:\n{log.read_text()[-2000:]}")
+        try:
+            with urllib.request.urlopen(address, timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise RequestError(503, f"The server was not ready within {patience:.0f} s:\n{log.read_text()[-2000:]}")

@@ -1,0 +1,160 @@
+"""The tables. MLflow's words: registered model, integer version, alias; lineage is rows."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, Column, DateTime, UniqueConstraint
+from sqlmodel import Field, SQLModel
+
+
+def now() -> datetime:
+    """Return the current time, with its zone."""
+    return datetime.now(UTC)
+
+
+def _time(**options: Any) -> Any:
+    return Field(default_factory=now, sa_type=DateTime(timezone=True), **options)
+
+
+def _json(default: type) -> Any:
+    return Field(default_factory=default, sa_column=Column(JSON, nullable=False))
+
+
+class PluginRow(SQLModel, table=True):
+    """A plugin distribution that someone registered."""
+
+    __tablename__ = "plugin"
+    distribution: str = Field(primary_key=True)
+    version: str
+    digest: str
+    entry_point: str
+    hooks: list[str] = _json(list)
+    enabled: bool = True
+    registered_at: datetime = _time()
+
+
+class SnapshotRow(SQLModel, table=True):
+    """A snapshot on disk."""
+
+    __tablename__ = "snapshot"
+    id: str = Field(primary_key=True)
+    task: str = Field(index=True)
+    sha256: str
+    num_rows: int
+    feature_service: str
+    fingerprint: str
+    options: dict[str, Any] = _json(dict)
+    created_at: datetime = _time()
+
+
+class FeatureSetRow(SQLModel, table=True):
+    """The schema of a feature service at the time a model was made."""
+
+    __tablename__ = "feature_set"
+    __table_args__ = (UniqueConstraint("service", "fingerprint"),)
+    id: int | None = Field(default=None, primary_key=True)
+    service: str
+    fingerprint: str
+    content: dict[str, Any] = _json(dict)
+    created_at: datetime = _time()
+
+
+class RunRow(SQLModel, table=True):
+    """One execution of a recipe."""
+
+    __tablename__ = "run"
+    id: str = Field(primary_key=True)
+    recipe: str
+    task: str = Field(index=True)
+    status: str = "running"
+    error: str = ""
+    config: dict[str, Any] = _json(dict)
+    report: str = ""
+    verdict: str = ""
+    started_at: datetime = _time()
+    finished_at: datetime | None = Field(default=None, sa_type=DateTime(timezone=True))
+
+
+class MetricRow(SQLModel, table=True):
+    """A measured value of a run: mean and spread over seeds."""
+
+    __tablename__ = "metric"
+    __table_args__ = (UniqueConstraint("run_id", "subject", "name"),)
+    id: int | None = Field(default=None, primary_key=True)
+    run_id: str = Field(foreign_key="run.id", index=True)
+    subject: str
+    name: str
+    value: float
+    spread: float = 0.0
+    num_seeds: int = 1
+
+
+class ModelRow(SQLModel, table=True):
+    """A registered model: a name that versions live under."""
+
+    __tablename__ = "model"
+    name: str = Field(primary_key=True)
+    task: str
+    created_at: datetime = _time()
+
+
+class ArtifactRow(SQLModel, table=True):
+    """A stored bundle, by the digest of its manifest."""
+
+    __tablename__ = "artifact"
+    digest: str = Field(primary_key=True)
+    kind: str
+    size_bytes: int
+    created_at: datetime = _time()
+
+
+class VersionRow(SQLModel, table=True):
+    """One version of a model."""
+
+    __tablename__ = "version"
+    __table_args__ = (UniqueConstraint("model_name", "number"), UniqueConstraint("model_name", "run_id"))
+    id: int | None = Field(default=None, primary_key=True)
+    model_name: str = Field(foreign_key="model.name", index=True)
+    number: int
+    run_id: str = Field(foreign_key="run.id")
+    artifact: str = Field(foreign_key="artifact.digest")
+    feature_set_id: int = Field(foreign_key="feature_set.id")
+    num_parameters: int
+    size_bytes: int
+    metrics: dict[str, float] = _json(dict)
+    created_at: datetime = _time()
+
+
+class AliasRow(SQLModel, table=True):
+    """A movable name of a version: champion, challenger, shadow, previous."""
+
+    __tablename__ = "alias"
+    model_name: str = Field(primary_key=True, foreign_key="model.name")
+    alias: str = Field(primary_key=True)
+    number: int
+    updated_at: datetime = _time()
+
+
+class LineageRow(SQLModel, table=True):
+    """One parent of a version: a teacher version, strategy, snapshot, plugin."""
+
+    __tablename__ = "lineage"
+    id: int | None = Field(default=None, primary_key=True)
+    version_id: int = Field(foreign_key="version.id", index=True)
+    relation: str
+    value: str
+    details: dict[str, Any] = _json(dict)
+
+
+class AuditRow(SQLModel, table=True):
+    """Who did what. Append-only: the database refuses updates and deletes."""
+
+    __tablename__ = "audit"
+    id: int | None = Field(default=None, primary_key=True)
+    at: datetime = _time()
+    actor: str
+    action: str
+    subject: str
+    details: dict[str, Any] = _json(dict)

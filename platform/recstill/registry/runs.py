@@ -1,0 +1,95 @@
+"""Runs, their metrics, and the snapshots and feature sets that they used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlmodel import Session, col, select
+
+from recstill.api.errors import UnknownNameError
+from recstill.registry.models import FeatureSetRow, MetricRow, RunRow, SnapshotRow, now
+
+
+def add_run(session: Session, run_id: str, recipe: str, task: str, config: dict[str, Any]) -> RunRow:
+    """Record a run that starts now."""
+    run = RunRow(id=run_id, recipe=recipe, task=task, config=config)
+    session.add(run)
+    return run
+
+
+def get_run(session: Session, run_id: str) -> RunRow:
+    """Return a run by its id, or by an unambiguous beginning of it."""
+    run = session.get(RunRow, run_id)
+    if run is None:
+        found = [row for row in list_runs(session) if row.id.startswith(run_id)]
+        if len(found) != 1:
+            raise UnknownNameError("run", run_id, [row.id for row in list_runs(session)], "See `recstill runs list`.")
+        run = found[0]
+    return run
+
+
+def list_runs(session: Session, task: str | None = None) -> list[RunRow]:
+    """Return runs, newest first."""
+    query = select(RunRow).order_by(col(RunRow.started_at).desc())
+    return list(session.exec(query.where(RunRow.task == task) if task else query))
+
+
+def finish_run(session: Session, run_id: str, status: str, *, error: str = "", report: str = "", verdict: str = "") -> None:
+    """Record how a run ended."""
+    run = get_run(session, run_id)
+    run.status, run.error, run.finished_at = status, error, now()
+    run.report, run.verdict = report or run.report, verdict or run.verdict
+    session.add(run)
+
+
+def record_metrics(session: Session, run_id: str, subject: str, values: Mapping[str, tuple[float, float, int]]) -> None:
+    """Write metrics of one subject (teacher, student …): name -> (mean, spread, seeds). Writing again replaces."""
+    for name, (value, spread, num_seeds) in values.items():
+        query = select(MetricRow).where(MetricRow.run_id == run_id, MetricRow.subject == subject, MetricRow.name == name)
+        row = session.exec(query).first() or MetricRow(run_id=run_id, subject=subject, name=name, value=value)
+        row.value, row.spread, row.num_seeds = value, spread, num_seeds
+        session.add(row)
+
+
+def metrics_of(session: Session, run_id: str) -> dict[str, dict[str, tuple[float, float, int]]]:
+    """Return the metrics of a run: subject -> name -> (mean, spread, seeds)."""
+    found: dict[str, dict[str, tuple[float, float, int]]] = {}
+    for row in session.exec(select(MetricRow).where(MetricRow.run_id == run_id)):
+        found.setdefault(row.subject, {})[row.name] = (row.value, row.spread, row.num_seeds)
+    return found
+
+
+def record_snapshot(session: Session, card: Mapping[str, Any]) -> None:
+    """Record a snapshot by its card; known ones stay as they are."""
+    if session.get(SnapshotRow, card["id"]) is None:
+        session.add(
+            SnapshotRow(
+                id=card["id"],
+                task=card["task"],
+                sha256=card["sha256"],
+                num_rows=card["num_rows"],
+                feature_service=card["features"]["service"],
+                fingerprint=card["features"]["fingerprint"],
+                options=card["options"],
+            )
+        )
+
+
+def list_snapshots(session: Session, task: str | None = None) -> list[SnapshotRow]:
+    """Return snapshots, newest first."""
+    query = select(SnapshotRow).order_by(col(SnapshotRow.created_at).desc())
+    return list(session.exec(query.where(SnapshotRow.task == task) if task else query))
+
+
+def record_feature_set(session: Session, content: Mapping[str, Any]) -> FeatureSetRow:
+    """Record the schema of a feature service, once per fingerprint."""
+    query = select(FeatureSetRow).where(
+        FeatureSetRow.service == content["service"], FeatureSetRow.fingerprint == content["fingerprint"]
+    )
+    row = session.exec(query).first()
+    if row is None:
+        row = FeatureSetRow(service=content["service"], fingerprint=content["fingerprint"], content=dict(content))
+        session.add(row)
+        session.flush()
+    return row

@@ -1,0 +1,145 @@
+"""Models, versions, aliases, lineage."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlmodel import Session, col, func, select
+
+from recstill.api.errors import RegistryError, UnknownNameError
+from recstill.registry.engine import Registry
+from recstill.registry.models import AliasRow, ArtifactRow, FeatureSetRow, LineageRow, ModelRow, VersionRow, now
+
+ALIAS = re.compile(r"^(?!latest$|v\d+$)[\w-]{1,255}$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class NewVersion:
+    """What is registered: the artifact must be stored already."""
+
+    model: str
+    task: str
+    run_id: str
+    artifact: str
+    size_bytes: int
+    num_parameters: int
+    feature_set: FeatureSetRow
+    metrics: Mapping[str, float]
+    lineage: Sequence[tuple[str, str, dict[str, Any]]] = field(default_factory=tuple)
+
+
+def add_version(registry: Registry, session: Session, new: NewVersion) -> VersionRow:
+    """Register a version with the next number. The same run registers a model once: a second call returns the first."""
+    query = select(VersionRow).where(VersionRow.model_name == new.model, VersionRow.run_id == new.run_id)
+    if (existing := session.exec(query).first()) is not None:
+        return existing
+    if session.get(ModelRow, new.model) is None:
+        session.add(ModelRow(name=new.model, task=new.task))
+    if session.get(ArtifactRow, new.artifact) is None:
+        session.add(ArtifactRow(digest=new.artifact, kind="bundle", size_bytes=new.size_bytes))
+    session.flush()
+    highest = session.exec(select(func.max(VersionRow.number)).where(VersionRow.model_name == new.model)).one()
+    assert new.feature_set.id is not None
+    version = VersionRow(
+        model_name=new.model,
+        number=(highest or 0) + 1,
+        run_id=new.run_id,
+        artifact=new.artifact,
+        feature_set_id=new.feature_set.id,
+        num_parameters=new.num_parameters,
+        size_bytes=new.size_bytes,
+        metrics=dict(new.metrics),
+    )
+    session.add(version)
+    session.flush()
+    assert version.id is not None
+    for relation, value, details in new.lineage:
+        session.add(LineageRow(version_id=version.id, relation=relation, value=value, details=details))
+    registry.audit(session, "version.add", f"{new.model}:{version.number}", run=new.run_id, artifact=new.artifact)
+    return version
+
+
+def find_version(session: Session, reference: str) -> VersionRow:
+    """Return the version that `name:7`, `name@champion` or `name` (its champion) means."""
+    match = re.fullmatch(r"([\w.-]+?)(?::(\d+)|@([\w-]+))?", reference)
+    if match is None:
+        raise RegistryError(f"{reference!r} names no version: write NAME:NUMBER or NAME@ALIAS.")
+    name, number, alias = match[1], match[2], match[3] or "champion"
+    if session.get(ModelRow, name) is None:
+        raise UnknownNameError("model", name, session.exec(select(ModelRow.name)).all(), "See `recstill models list`.")
+    if number is None:
+        row = session.get(AliasRow, (name, alias))
+        if row is None:
+            known = session.exec(select(AliasRow.alias).where(AliasRow.model_name == name)).all()
+            raise UnknownNameError(f"alias of model {name!r}", alias, known, f"Set it: `recstill models promote {name}:N`.")
+        number = str(row.number)
+    query = select(VersionRow).where(VersionRow.model_name == name, VersionRow.number == int(number))
+    version = session.exec(query).first()
+    if version is None:
+        known = [str(n) for n in session.exec(select(VersionRow.number).where(VersionRow.model_name == name))]
+        raise UnknownNameError(f"version of model {name!r}", number, known)
+    return version
+
+
+def list_versions(session: Session, name: str | None = None) -> list[VersionRow]:
+    """Return versions, by model and number."""
+    query = select(VersionRow).order_by(VersionRow.model_name, col(VersionRow.number))
+    if name is not None:
+        if session.get(ModelRow, name) is None:
+            raise UnknownNameError("model", name, session.exec(select(ModelRow.name)).all())
+        query = query.where(VersionRow.model_name == name)
+    return list(session.exec(query))
+
+
+def aliases_of(session: Session, name: str) -> dict[str, int]:
+    """Return the aliases of a model."""
+    return {row.alias: row.number for row in session.exec(select(AliasRow).where(AliasRow.model_name == name))}
+
+
+def set_alias(registry: Registry, session: Session, version: VersionRow, alias: str, *, reason: str) -> int | None:
+    """Point an alias at a version and return the number it pointed at; `champion` leaves `previous` behind."""
+    if not ALIAS.match(alias):
+        raise RegistryError(f"{alias!r} cannot be an alias: letters, digits, - and _; not `latest` or `v1`.")
+    before = _point(session, version.model_name, alias, version.number)
+    if alias == "champion" and before not in (None, version.number):
+        _point(session, version.model_name, "previous", before)
+    registry.audit(
+        session, "alias.set", f"{version.model_name}@{alias}", number=version.number, before=before, reason=reason
+    )
+    return before
+
+
+def roll_back(registry: Registry, session: Session, name: str) -> tuple[int, int]:
+    """Swap champion and previous; return (new champion, old champion)."""
+    found = aliases_of(session, name)
+    if "champion" not in found or "previous" not in found:
+        raise RegistryError(f"Model {name!r} has no previous champion to go back to.")
+    _point(session, name, "champion", found["previous"])
+    _point(session, name, "previous", found["champion"])
+    registry.audit(session, "alias.rollback", f"{name}@champion", number=found["previous"], before=found["champion"])
+    return found["previous"], found["champion"]
+
+
+def lineage_of(session: Session, version: VersionRow) -> list[LineageRow]:
+    """Return the parents of a version."""
+    return list(session.exec(select(LineageRow).where(LineageRow.version_id == version.id).order_by(col(LineageRow.id))))
+
+
+def feature_set_of(session: Session, version: VersionRow) -> FeatureSetRow:
+    """Return the feature set that a version was made with."""
+    row = session.get(FeatureSetRow, version.feature_set_id)
+    assert row is not None
+    return row
+
+
+def _point(session: Session, name: str, alias: str, number: int | None) -> int | None:
+    row = session.get(AliasRow, (name, alias))
+    before = row.number if row else None
+    assert number is not None
+    row = row or AliasRow(model_name=name, alias=alias, number=number)
+    row.number, row.updated_at = number, now()
+    session.add(row)
+    return before

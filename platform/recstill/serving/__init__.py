@@ -1,0 +1,1 @@
+"""Score requests. A worker needs onnxruntime and numpy; no torch, no feast, no plugin."""

@@ -1,0 +1,162 @@
+"""The ASGI application: mounted in the bento, so that the hot path pays no framework."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from recstill.api.errors import RequestError
+from recstill.api.task import TaskSpec
+from recstill.data.files import read_json
+from recstill.data.packed import open_store
+from recstill.serving import telemetry
+from recstill.serving.openapi import openapi
+from recstill.serving.request import parse_request
+from recstill.serving.scorer import Scored, Scorer
+
+
+class Service:
+    """The models of one worker. Routes are known from the manifests at once; `load` reads the models themselves."""
+
+    def __init__(self, models: Path) -> None:
+        self.models = models
+        self.cards: dict[str, dict[str, Any]] = {card["task"]: card for card in read_json(models / "models.json")}
+        self.tasks = {
+            name: TaskSpec(**read_json(models / card["bundle"] / "manifest.json")["task"]) for name, card in self.cards.items()
+        }
+        self.scorers: dict[str, Scorer] = {}
+
+    def load(self, online: Path) -> None:
+        """Verify and load every model and warm it up."""
+        for task, card in self.cards.items():
+            folder = self.models / card["bundle"]
+            views = [view["name"] for view in read_json(folder / "manifest.json")["features"]["views"]]
+            scorer = Scorer(card["version"], folder, open_store(online, views))
+            scorer.score(0, np.arange(1, 201), {})
+            telemetry.MODEL.labels(task, card["version"]).set(1)
+            self.scorers[task] = scorer
+
+    @property
+    def is_ready(self) -> bool:
+        return set(self.scorers) == set(self.cards)
+
+    def app(self) -> Starlette:
+        """Return the application."""
+
+        async def health(_: Request) -> Response:
+            return _json(200, {"status": "ok"})
+
+        async def ready(_: Request) -> Response:
+            return _json(200 if self.is_ready else 503, {"ready": self.is_ready})
+
+        async def describe(_: Request) -> Response:
+            return _json(200, openapi(self.tasks.values()))
+
+        async def models(_: Request) -> Response:
+            return _json(200, [_about(scorer) for scorer in self.scorers.values()])
+
+        async def metrics(_: Request) -> Response:
+            from prometheus_client import generate_latest
+
+            return Response(generate_latest(), media_type="text/plain")
+
+        routes = [
+            Route("/healthz", health),
+            Route("/readyz", ready),
+            Route("/metrics", metrics),
+            Route("/openapi.json", describe),
+            Route("/v1/models", models),
+        ]
+        for name, task in self.tasks.items():
+            routes.append(Route(task.endpoint.path, self._endpoint(name), methods=["POST"]))
+        return Starlette(routes=routes)
+
+    def _endpoint(self, task: str) -> Callable[[Request], Awaitable[Response]]:
+        async def score(request: Request) -> Response:
+            started = time.perf_counter()
+            try:
+                if task not in self.scorers:
+                    raise RequestError(503, "The model is still loading.")
+                response = self._answer(task, await _body(request, self.tasks[task].endpoint.max_body_bytes))
+            except RequestError as error:
+                response = _json(error.status, {"error": str(error)})
+            telemetry.REQUESTS.labels(task, str(response.status_code)).inc()
+            telemetry.DURATION.labels(task, "total").observe(time.perf_counter() - started)
+            return response
+
+        return score
+
+    def _answer(self, task: str, body: bytes) -> Response:
+        scorer = self.scorers[task]
+        request = parse_request(body, scorer.task.endpoint)
+        with telemetry.DURATION.labels(task, "score").time():
+            scored = scorer.score(request.entity, request.items, request.context)
+        telemetry.CANDIDATES.labels(task).observe(len(request.items))
+        _count(task, scored)
+        return _json(200, answer(scorer, request.items.tolist(), scored))
+
+
+def answer(scorer: Scorer, items: list[Any], scored: Scored) -> dict[str, Any]:
+    """Return the response: candidates ranked by the primary label."""
+    endpoint, primary = scorer.task.endpoint, scorer.task.primary.name
+    order = np.argsort(-scored.scores[primary], kind="stable").tolist()
+    columns = {label: values.tolist() for label, values in scored.scores.items()}
+    ranked = [
+        {endpoint.item_key: items[place], "rank": rank, **{label: values[place] for label, values in columns.items()}}
+        for rank, place in enumerate(order, 1)
+    ]
+    unknown_items = [items[place] for place in np.flatnonzero(scored.unknown_items).tolist()]
+    return {
+        "model_version": scorer.version,
+        "degraded": bool(scored.missing_views),
+        "unknown": {endpoint.query_key: scored.unknown_query, endpoint.items_field: unknown_items},
+        "missing_views": dict(scored.missing_views),
+        "scores": ranked,
+    }
+
+
+def _count(task: str, scored: Scored) -> None:
+    if scored.missing_views:
+        telemetry.DEGRADED.labels(task).inc()
+        for view, count in scored.missing_views.items():
+            telemetry.MISSING.labels(task, view).inc(count)
+    if scored.unknown_query:
+        telemetry.UNKNOWN.labels(task, "query").inc()
+    if num_items := int(scored.unknown_items.sum()):
+        telemetry.UNKNOWN.labels(task, "item").inc(num_items)
+
+
+def _about(scorer: Scorer) -> dict[str, Any]:
+    manifest = scorer.manifest
+    return {
+        "task": manifest.task.name, "model_version": scorer.version, "model": manifest.model, "run": manifest.run,
+        "feature_service": manifest.feature_service, "fingerprint": manifest.fingerprint,
+        "online_version": scorer.store.version, "online_as_of": scorer.store.meta["as_of"],
+    }  # fmt: skip
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    """Read the body, and stop as soon as it is too large."""
+    declared = request.headers.get("content-length", "0")
+    size, parts = 0, []
+    if not declared.isdigit() or int(declared) > limit:
+        raise RequestError(413, f"The body may have at most {limit} bytes.")
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise RequestError(413, f"The body may have at most {limit} bytes.")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _json(status: int, content: Any) -> Response:
+    return Response(orjson.dumps(content), status, media_type="application/json")

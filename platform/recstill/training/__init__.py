@@ -1,0 +1,1 @@
+"""One training loop for teachers and students; only the loss differs."""

@@ -1,0 +1,22 @@
+"""How long and how fast to train."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TrainingConfig(BaseModel):
+    """Options of one training stage. `l2` decays the dense weights (AdamW), `table_l2` the rows seen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(3, ge=0, le=1000)
+    batch_size: int = Field(4096, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    table_learning_rate: float = Field(0.1, gt=0)
+    l2: float = Field(1e-6, ge=0)
+    table_l2: float = Field(0.0, ge=0)
+    warmup_steps: int = Field(50, ge=0)
+    bf16: bool = Field(True, description="autocast the dense part to bfloat16 where the processor has it")
+    patience: int = Field(1, ge=1, description="stop after this many epochs without a better validation metric")
+    checkpoint_steps: int = Field(500, ge=1)

@@ -1,0 +1,137 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from recstill.api.batch import Batch, Output
+from recstill.embeddings.batches import TensorRows
+from recstill.embeddings.tables import FusedTables
+from recstill.training.checkpoint import Checkpoints
+from recstill.training.config import TrainingConfig
+
+LossOf = Callable[[Output, Batch], Tensor]
+
+
+class Evaluate(Protocol):
+    """Scores a model on the validation split; the metric named `score` decides, higher is better."""
+
+    def __call__(self, model: nn.Module) -> Mapping[str, float]: ...
+
+
+@dataclass
+class History:
+    """What happened, epoch by epoch; `best_epoch` is the one whose weights the model keeps."""
+
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = -1
+    best_score: float = float("-inf")
+
+    @property
+    def is_stale(self) -> Callable[[int], bool]:
+        return lambda patience: len(self.epochs) - 1 - self.best_epoch >= patience and self.best_epoch >= 0
+
+
+class DenseForward(nn.Module):
+    """Run a model with its dense part in bfloat16, its tables and outputs in float32."""
+
+    def __init__(self, model: nn.Module, bf16: bool) -> None:
+        super().__init__()
+        self.model, self.bf16 = model, bf16
+
+    def forward(self, batch: Batch) -> Output:
+        with torch.autocast(batch.dense.device.type, torch.bfloat16, enabled=self.bf16):
+            output: Output = self.model(batch)
+        return output
+
+
+def has_fast_bf16(device: torch.device | str = "cpu") -> bool:
+    """Say whether bfloat16 products are done in hardware; emulated ones are slower than float32."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def fit(
+    model: nn.Module,
+    rows: TensorRows,
+    loss_of: LossOf,
+    config: TrainingConfig,
+    *,
+    seed: int,
+    evaluate: Evaluate,
+    checkpoints: Checkpoints | None = None,
+    extra: nn.Module | None = None,
+    progress: Callable[[int, int, float], None] = lambda step, total, loss: None,
+    after_epoch: Callable[[int, Mapping[str, float]], None] = lambda epoch, metrics: None,
+) -> History:
+    """Train in place and leave the weights of the best epoch in the model.
+
+    extra: parts that a strategy trains beside the model. With `checkpoints`, a killed run that is called again goes on
+    where it stood and ends with the same weights as an unbroken one: the order of rows is a function of (seed, epoch),
+    and the state of the random generator is part of a checkpoint.
+    """
+    trained = nn.ModuleList([model, extra] if extra is not None else [model])
+    optimizer = torch.optim.AdamW(dense_parameters(trained), lr=config.learning_rate, weight_decay=config.l2)
+    forward = DenseForward(model, config.bf16 and has_fast_bf16(rows.dense.device))
+    num_steps = -(-len(rows) // config.batch_size)
+    history, best, step, loss_sum = History(), {}, 0, 0.0
+    torch.manual_seed(seed)
+    if checkpoints is not None and (found := checkpoints.load(trained, optimizer)) is not None:
+        history, best, step, loss_sum = found
+    while step < num_steps * config.epochs and not history.is_stale(config.patience):
+        epoch, done = divmod(step, num_steps)
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+        model.train()
+        for start in range(done * config.batch_size, len(rows), config.batch_size):
+            batch = rows.batch(order[start : start + config.batch_size])
+            _warm_up(optimizer, config, step)
+            optimizer.zero_grad(set_to_none=True)
+            loss = loss_of(forward(batch), batch)
+            loss.backward()
+            optimizer.step()
+            step, loss_sum = step + 1, loss_sum + loss.item()
+            progress(step, num_steps * config.epochs, loss.item())
+            if checkpoints is not None and step % config.checkpoint_steps == 0 and step % num_steps:
+                checkpoints.save(trained, optimizer, history, best, step, loss_sum)
+        metrics = {"loss": loss_sum / num_steps, **evaluate(model)}
+        loss_sum = 0.0
+        history.epochs.append(metrics)
+        if metrics["score"] > history.best_score:
+            history.best_epoch, history.best_score = epoch, metrics["score"]
+            best = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        after_epoch(epoch, metrics)
+        if checkpoints is not None:
+            checkpoints.save(trained, optimizer, history, best, step, loss_sum)
+    if best:
+        model.load_state_dict(best)
+    model.eval()
+    return history
+
+
+def dense_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that the dense optimizer owns: all but the tables, which update in their backward."""
+    tables = {id(p) for m in model.modules() if isinstance(m, FusedTables) for p in m.parameters()}
+    return [parameter for parameter in model.parameters() if id(parameter) not in tables]
+
+
+def _warm_up(optimizer: torch.optim.Optimizer, config: TrainingConfig, step: int) -> None:
+    scale = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate * scale
+
+
+@torch.no_grad()
+def predict(model: nn.Module, rows: TensorRows, batch_size: int = 16_384) -> dict[str, Tensor]:
+    """Return float32 logits {label: (N,)} of all rows, in order."""
+    model.eval()
+    parts: dict[str, list[Tensor]] = {}
+    for batch in rows.batches(batch_size):
+        for label, logits in model(batch).logits.items():
+            parts.setdefault(label, []).append(logits.float())
+    return {label: torch.cat(values) for label, values in parts.items()}

@@ -1,0 +1,27 @@
+"""Deep rankers: large teachers and the small students that learn from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from recstill.api import hookimpl
+
+if TYPE_CHECKING:
+    from recstill.api import Model
+
+
+@hookimpl
+def register_teachers() -> Mapping[str, type[Model]]:
+    from recstill_rankers.dcn import DCNv2
+    from recstill_rankers.dlrm import DLRM
+
+    return {"dcnv2": DCNv2, "dlrm": DLRM}
+
+
+@hookimpl
+def register_students() -> Mapping[str, type[Model]]:
+    from recstill_rankers.dcn import SmallDCN
+    from recstill_rankers.mlp import SmallMLP
+
+    return {"small-mlp": SmallMLP, "small-dcn": SmallDCN}

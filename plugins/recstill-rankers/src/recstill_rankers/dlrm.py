@@ -1,0 +1,45 @@
+"""Deep Learning Recommendation Model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from recstill.api import Batch, ModelInputs, Output
+from recstill_rankers.heads import Heads, body
+
+
+class DLRM(nn.Module):
+    """Dense features through a bottom body, dot products of all pairs of vectors, a top body (Naumov et al., 2019).
+
+    hidden: `backbone` (B, last width of `top`).
+    """
+
+    def __init__(
+        self,
+        inputs: ModelInputs,
+        *,
+        dim: int = 32,
+        bottom: Sequence[int] = (128,),
+        top: Sequence[int] = (512, 256),
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.tables = inputs.tables(dim)
+        self.bottom, width = body(inputs.num_dense, bottom, 0.0)
+        self.to_vector = nn.Linear(width, dim)
+        num_vectors = len(inputs.slots) + 1
+        rows, columns = torch.tril_indices(num_vectors, num_vectors, offset=-1)
+        self.register_buffer("pairs", rows * num_vectors + columns, persistent=False)
+        self.top, width = body(dim + width + len(rows), top, dropout)
+        self.heads = Heads(width, inputs.labels)
+
+    def forward(self, batch: Batch) -> Output:
+        dense = self.bottom(batch.dense)
+        vector = self.to_vector(dense)
+        vectors = torch.cat([vector.unsqueeze(1), self.tables(batch.sparse).to(vector.dtype)], 1)
+        dots = torch.bmm(vectors, vectors.transpose(1, 2)).flatten(1).index_select(1, self.pairs)
+        backbone = self.top(torch.cat([vector, dense, dots.to(vector.dtype)], 1))
+        return Output(logits=self.heads(backbone), hidden={"backbone": backbone})

@@ -1,0 +1,27 @@
+"""The smallest student."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from recstill.api import Batch, ModelInputs, Output
+from recstill_rankers.heads import Heads, body
+
+
+class SmallMLP(nn.Module):
+    """Embeddings and dense features through a small body. hidden: `backbone` (B, last of `hidden`)."""
+
+    def __init__(
+        self, inputs: ModelInputs, *, dim: int = 4, hidden: Sequence[int] = (64, 32), dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.tables = inputs.tables(dim)
+        self.body, width = body(inputs.num_dense + len(inputs.slots) * dim, hidden, dropout)
+        self.heads = Heads(width, inputs.labels)
+
+    def forward(self, batch: Batch) -> Output:
+        backbone = self.body(torch.cat([batch.dense, self.tables(batch.sparse).flatten(1)], 1))
+        return Output(logits=self.heads(backbone), hidden={"backbone": backbone})

@@ -1,0 +1,24 @@
+"""Distillation strategies, each a short class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from recstill.api import hookimpl
+
+if TYPE_CHECKING:
+    from recstill.api import Strategy
+
+
+@hookimpl
+def register_strategies() -> Mapping[str, type[Strategy]]:
+    from recstill_strategies.auxiliary import AuxiliaryHead
+    from recstill_strategies.logit import HardTarget, SoftHardMix, SoftTarget
+
+    return {
+        "soft-target": SoftTarget,
+        "hard-target": HardTarget,
+        "soft-hard-mix": SoftHardMix,
+        "auxiliary-head": AuxiliaryHead,
+    }
