@@ -47,7 +47,15 @@ household_demographics = FeatureView(
     ttl=timedelta(0),
     schema=[
         Field(name=name, dtype=String, description="'missing' where the household gave none")
-        for name in ("age", "income", "home_ownership", "marital_status", "household_size", "household_comp", "kids_count")
+        for name in (
+            "age",
+            "income",
+            "home_ownership",
+            "marital_status",
+            "household_size",
+            "household_comp",
+            "kids_count",
+        )
     ],
     source=source_of("complete-journey", "household_demographics"),
     tags={**_TAGS, "freshness": "static"},

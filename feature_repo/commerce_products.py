@@ -45,7 +45,11 @@ product_history = FeatureView(
         Field(name="p_last_price", dtype=Float32, description="dollars per unit in the last week it was sold"),
         Field(name="p_price_ratio", dtype=Float32, description="last price over mean price"),
         Field(name="p_display_share", dtype=Float32, description="share of stores that display it this week, as planned"),
-        Field(name="p_mailer_share", dtype=Float32, description="share of stores whose mailer has it this week, as planned"),
+        Field(
+            name="p_mailer_share",
+            dtype=Float32,
+            description="share of stores whose mailer has it this week, as planned",
+        ),
     ],
     source=source_of("complete-journey", "product_history"),
     tags={**_TAGS, "freshness": "weekly"},

@@ -9,12 +9,12 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import bentoml
+
 from recstill.serving.app import Service
 
 _HERE = Path(__file__).parent
-_IMAGE = bentoml.images.Image(python_version="3.11", lock_python_packages=False).requirements_file(
-    str(_HERE / "requirements.txt")
-)
+_PACKAGES = (_HERE / "requirements.txt").read_text().split()
+_IMAGE = bentoml.images.Image(python_version="3.11", lock_python_packages=False).python_packages(*_PACKAGES)
 _service = Service(_HERE / "models")
 
 

@@ -58,9 +58,17 @@ def pip(*arguments: str) -> None:
     said = done.stdout + done.stderr
     if "No space left" in said:
         stop(f"The disk became full while installing into {VENV}: free {NEEDED_BYTES / 1e9:.0f} GB and call again.")
-    network = ("NewConnectionError", "Temporary failure in name resolution", "Network is unreachable", "ReadTimeoutError", "ConnectTimeoutError", "Connection refused", "ProxyError")
+    network = (
+        "NewConnectionError",
+        "Temporary failure in name resolution",
+        "Network is unreachable",
+        "ReadTimeoutError",
+        "ConnectTimeoutError",
+        "Connection refused",
+        "ProxyError",
+    )
     if any(sign in said for sign in network):
-        stop("The package index cannot be reached: check the network or pip's index settings (`pip config list`), and call again.")
+        stop("The package index cannot be reached: check the network and `pip config list`, and call again.")
     lines = [line for line in said.splitlines() if line.strip() and not line.startswith("WARNING")]
     stop(f"pip {arguments[0]} failed: {lines[-1] if lines else 'it said nothing'}\nThe whole output:\n{said[-3000:]}")
 

@@ -16,7 +16,10 @@ RecstillError                     shown to the user as one line, exit code 1
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 
 class RecstillError(Exception):

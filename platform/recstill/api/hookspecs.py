@@ -8,13 +8,14 @@ default in your signature, so defaults are refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
     from recstill.api.baseline import Baseline
     from recstill.api.gates import Gate
     from recstill.api.models import Model

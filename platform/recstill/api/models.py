@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from recstill.api.task import LabelSpec
-
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
 
     from recstill.api.batch import Batch, Output
+    from recstill.api.task import LabelSpec
 
 
 @dataclass(frozen=True)

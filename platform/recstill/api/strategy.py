@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
-from recstill.api.task import LabelSpec
-
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from recstill.api.batch import Batch, Output, Signals
+    from recstill.api.task import LabelSpec
 
 Calibration = Literal["safe", "as-teacher", "unsafe"]
 

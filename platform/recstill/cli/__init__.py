@@ -23,9 +23,7 @@ from recstill.cli.tasks import tasks
 
 
 class _Main(click.Group):
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         import difflib
 
         if args and args[0] not in self.commands and not args[0].startswith("-"):
@@ -40,7 +38,9 @@ class _Main(click.Group):
             raise click.ClickException(str(error)) from error
         except OSError as error:
             if error.errno == 28:
-                raise click.ClickException(f"The disk is full ({error.filename or 'write'}): free some space and call again.") from error
+                raise click.ClickException(
+                    f"The disk is full ({error.filename or 'write'}): free some space and call again."
+                ) from error
             raise
 
 

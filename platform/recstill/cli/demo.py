@@ -29,7 +29,10 @@ def demo(task: str, overrides: tuple[str, ...]) -> None:
             row[name] = f"{mean:.4f}" + (f" ± {spread:.4f}" if seeds > 1 else "")
         rows.append(row)
     show(rows, "table")
-    click.echo(f"\nverdict    {result.run.verdict}\npromotion  {result.promotion}\nreport     {result.run.report}\nbento      {result.bento}")
+    click.echo(
+        f"\nverdict    {result.run.verdict}\npromotion  {result.promotion}\n"
+        f"report     {result.run.report}\nbento      {result.bento}"
+    )
     click.echo(f"\nrequest    {json.dumps(result.request)}")
     shown = {**result.response, "scores": result.response["scores"][:3]}
     click.echo(f"response   {json.dumps(shown)} … {len(result.response['scores'])} candidates in all")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from typing import TYPE_CHECKING
 
 import click
 
 from recstill.cli.output import output_option, show, show_one
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 
 @click.group()

@@ -78,7 +78,10 @@ def compare(versions: tuple[str, ...], output: str) -> None:
     with platform.registry.transaction() as session:
         found = {f"{v.model_name}:{v.number}": v.metrics for v in (find_version(session, name) for name in versions)}
     names = sorted({name for metrics in found.values() for name in metrics})
-    show([{"metric": name, **{version: metrics.get(name) for version, metrics in found.items()}} for name in names], output)
+    show(
+        [{"metric": name, **{version: metrics.get(name) for version, metrics in found.items()}} for name in names],
+        output,
+    )
 
 
 @models.command()
@@ -129,7 +132,13 @@ def lineage(version: str, output: str) -> None:
     platform = Platform.open()
     with platform.registry.transaction() as session:
         rows = lineage_of(session, find_version(session, version))
-    show([{"relation": r.relation, "value": r.value, "details": ", ".join(f"{k} {v}" for k, v in r.details.items())} for r in rows], output)
+    show(
+        [
+            {"relation": r.relation, "value": r.value, "details": ", ".join(f"{k} {v}" for k, v in r.details.items())}
+            for r in rows
+        ],
+        output,
+    )
 
 
 @models.command()

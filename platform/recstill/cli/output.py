@@ -35,7 +35,7 @@ def show(rows: Sequence[Any], output: str, empty: str = "nothing") -> None:
 
 def show_one(value: Mapping[str, Any] | Any, output: str) -> None:
     """Print one thing as lines of name and value, or as JSON."""
-    plain: Mapping[str, Any] = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+    plain: Mapping[str, Any] = value if isinstance(value, Mapping) else asdict(value)
     if output == "json":
         click.echo(json.dumps(plain, indent=1, default=str))
         return

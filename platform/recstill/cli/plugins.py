@@ -84,7 +84,9 @@ def new(name: str, kind: str, into: Path) -> None:
     from recstill.recipes.scaffold import write_plugin
 
     folder = write_plugin(name, kind, into)
-    click.echo(f"{folder} is ready. Next:\n  pip install -e {folder}\n  pytest {folder}\n  recstill plugins register {folder.name}")
+    click.echo(
+        f"{folder} is ready. Next:\n  pip install -e {folder}\n  pytest {folder}\n  recstill plugins register {folder.name}"
+    )
 
 
 def _set(name: str, enabled: bool) -> None:

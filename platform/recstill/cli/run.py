@@ -9,7 +9,9 @@ from recstill.cli.output import output_option, show_one
 
 @click.command()
 @click.argument("recipe", required=False)
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, such as student.training.epochs=2.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, such as student.training.epochs=2."
+)
 @click.option("--resume", metavar="RUN", help="Go on with a run that was stopped.")
 @output_option
 def run(recipe: str | None, overrides: tuple[str, ...], resume: str | None, output: str) -> None:
@@ -23,4 +25,13 @@ def run(recipe: str | None, overrides: tuple[str, ...], resume: str | None, outp
 
     platform = Platform.open()
     result = resume_run(platform, resume) if resume else run_recipe(platform, str(recipe), overrides)
-    show_one({"run": result.run_id, "student": result.student, "teacher": result.teacher, "verdict": result.verdict, "report": result.report}, output)
+    show_one(
+        {
+            "run": result.run_id,
+            "student": result.student,
+            "teacher": result.teacher,
+            "verdict": result.verdict,
+            "report": result.report,
+        },
+        output,
+    )

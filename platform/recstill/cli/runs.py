@@ -39,9 +39,19 @@ def show_(run_id: str, output: str) -> None:
     with platform.registry.transaction() as session:
         row = get_run(session, run_id)
         metrics = metrics_of(session, row.id)
-    found = {"id": row.id, "task": row.task, "status": row.status, "verdict": row.verdict, "error": row.error, "report": row.report}
+    found: dict[str, object] = {
+        "id": row.id,
+        "task": row.task,
+        "status": row.status,
+        "verdict": row.verdict,
+        "error": row.error,
+        "report": row.report,
+    }
     for subject, values in metrics.items():
-        found[subject] = {name: f"{mean:.4f}" + (f" ± {spread:.4f}" if seeds > 1 else "") for name, (mean, spread, seeds) in sorted(values.items())}
+        found[subject] = {
+            name: f"{mean:.4f}" + (f" ± {spread:.4f}" if seeds > 1 else "")
+            for name, (mean, spread, seeds) in sorted(values.items())
+        }
     show_one(found, output)
 
 
@@ -59,7 +69,11 @@ def compare(run_ids: tuple[str, ...], metrics: tuple[str, ...], output: str) -> 
         found = {row.id: metrics_of(session, row.id) for row in (get_run(session, run_id) for run_id in run_ids)}
     keys = dict.fromkeys((s, n) for table in found.values() for s, values in table.items() for n in sorted(values))
     rows = [
-        {"subject": subject, "metric": name, **{run: table.get(subject, {}).get(name, (None,))[0] for run, table in found.items()}}
+        {
+            "subject": subject,
+            "metric": name,
+            **{run: table.get(subject, {}).get(name, (None,))[0] for run, table in found.items()},
+        }
         for subject, name in keys
         if not metrics or name in metrics
     ]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from recstill.api.errors import BundleError, IntegrityError
 from recstill.api.task import TaskSpec
-from recstill.data.sides import Sides
 from recstill.data.files import check_sha256, read_json, sha256_of, write_json
+from recstill.data.sides import Sides
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 MANIFEST = "manifest.json"
 FORMAT = 1

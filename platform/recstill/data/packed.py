@@ -6,17 +6,20 @@ immutable version; `current.json` beside the versions names the one to serve.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recstill.api.errors import FeatureError
 from recstill.data.encoders import Values, to_keys
 from recstill.data.files import check_sha256, read_json, sha256_of, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
 _MISSING_INT = np.iinfo(np.int64).min
 
@@ -52,7 +55,9 @@ class PackedView:
         """Return a feature of some rows as a model's transform expects it; missing where the row is -1."""
         if feature not in self.arrays:
             raise FeatureError(f"View {self.name!r} has no feature {feature!r} online. Run `recstill features materialize`.")
-        values = self.arrays[feature][np.maximum(rows, 0)] if len(self.keys) else np.zeros(len(rows), self.arrays[feature].dtype)
+        values = (
+            self.arrays[feature][np.maximum(rows, 0)] if len(self.keys) else np.zeros(len(rows), self.arrays[feature].dtype)
+        )
         if feature in self.strings:
             return self.strings[feature][np.where(rows < 0, 0, values)]
         if values.dtype.kind == "f":

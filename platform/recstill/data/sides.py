@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from recstill.api.task import EndpointSpec, FeatureSpec
-from recstill.data.transform import Transform
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from recstill.api.task import EndpointSpec, FeatureSpec
+    from recstill.data.transform import Transform
 
 
 class Sides(BaseModel):
@@ -28,9 +31,7 @@ class Sides(BaseModel):
         return transform.id_index(self.query), [i for group in self.items for i in transform.id_index(group)]
 
 
-def split_sides(
-    features: Sequence[FeatureSpec], join_keys: Mapping[str, tuple[str, ...]], endpoint: EndpointSpec
-) -> Sides:
+def split_sides(features: Sequence[FeatureSpec], join_keys: Mapping[str, tuple[str, ...]], endpoint: EndpointSpec) -> Sides:
     """Sort features by the keys of their views: only the query key, only the item key, or both."""
     query, key, own = [], [], []
     crossed: dict[str, list[str]] = {}

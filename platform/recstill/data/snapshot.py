@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recstill.api.errors import UnknownNameError
-from recstill.data.encoders import Values
 from recstill.data.files import check_sha256, new_folder, read_json, sha256_of, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from recstill.data.encoders import Values
 
 SPLITS = ("train", "valid", "test")
 

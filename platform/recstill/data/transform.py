@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recstill.api.errors import BundleError, FeatureError
 from recstill.api.models import Slot
 from recstill.api.task import FeatureSpec
 from recstill.data.encoders import NumericEncoder, Values, Vocabulary, to_keys
 from recstill.data.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
 Columns = Mapping[str, Values]
 
@@ -136,7 +140,10 @@ class Transform:
             keys = load_file(folder / "transform.safetensors")
             return cls(
                 [FeatureSpec(**feature) for feature in spec["features"]],
-                {name: NumericEncoder(**{**fit, "quantiles": tuple(fit["quantiles"])}) for name, fit in spec["numeric"].items()},
+                {
+                    name: NumericEncoder(**{**fit, "quantiles": tuple(fit["quantiles"])})
+                    for name, fit in spec["numeric"].items()
+                },
                 {name: Vocabulary(keys[name], table["oov_buckets"]) for name, table in spec["tables"].items()},
             )
         except (OSError, KeyError, ValueError) as error:

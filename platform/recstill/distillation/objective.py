@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from recstill.api.batch import Batch, Output, Signals
-from recstill.api.strategy import DistillationLoss, Strategy, StrategyContext
+
+if TYPE_CHECKING:
+    from recstill.api.strategy import DistillationLoss, Strategy, StrategyContext
 
 SupervisedLoss = Callable[[Output, Batch], Tensor]
 SignalsOf = Callable[[Batch], Signals]

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from recstill.api.batch import Signals
 from recstill.api.errors import DataError
 from recstill.data.files import check_sha256, new_folder, read_json, sha256_of, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
 SCHEMA = 1
 
@@ -95,7 +98,8 @@ def read_signals(key: SignalKey, root: Path) -> StoredSignals:
     for name, digest in card["files"].items():
         check_sha256(folder / name, digest, f"Delete {folder} and score again.")
     num_rows = card["num_snapshot_rows"]
-    mask, logits = torch.zeros(num_rows), {}
+    mask = torch.zeros(num_rows)
+    logits: dict[str, Tensor] = {}
     for name in card["files"]:
         table = pq.read_table(folder / name, memory_map=True)
         row_ids = torch.from_numpy(table["row_id"].to_numpy().copy())

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
 from recstill.api.batch import Batch
-from recstill.api.models import Slot
-from recstill.data.transform import Encoded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from recstill.api.models import Slot
+    from recstill.data.transform import Encoded
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,11 @@ class TensorRows:
 
     @classmethod
     def build(
-        cls, encoded: Encoded, slots: tuple[Slot, ...], labels: Mapping[str, NDArray[np.float32]], row_ids: NDArray[np.int64]
+        cls,
+        encoded: Encoded,
+        slots: tuple[Slot, ...],
+        labels: Mapping[str, NDArray[np.float32]],
+        row_ids: NDArray[np.int64],
     ) -> TensorRows:
         """Wrap arrays; nothing is copied that need not be."""
         tensors = {name: torch.from_numpy(np.ascontiguousarray(values, np.float32)) for name, values in labels.items()}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,14 @@ from torchrec.modules.fused_embedding_modules import FusedEmbeddingBagCollection
 from torchrec.optim import RowWiseAdagrad
 
 from recstill.api.models import ModelInputs, Slot
-from recstill.api.task import LabelSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from recstill.api.task import LabelSpec
+
+# torchrec asks torch.fx something at every first forward, and torch warns that the answer will change one day.
+logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from recstill.api.task import LabelSpec
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from recstill.api.task import LabelSpec
 
 Floats = NDArray[np.floating]
 _EPS = 1e-7

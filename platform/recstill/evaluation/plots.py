@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 
 mpl.use("svg")
+from typing import TYPE_CHECKING
+
 import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
 
 from recstill.evaluation.metrics import Floats, calibration_curve
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from matplotlib.figure import Figure
 
 _COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860")
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 from markupsafe import Markup
 
-from recstill.evaluation.transfer import Transfer
+if TYPE_CHECKING:
+    from recstill.evaluation.transfer import Transfer
 
 Table = Mapping[str, Mapping[str, tuple[float, float, int]]]
 

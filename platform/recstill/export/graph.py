@@ -8,21 +8,26 @@ import json
 import logging
 import struct
 import warnings
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from onnx import numpy_helper
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from recstill.api.batch import Batch
-from recstill.api.task import LabelSpec
 from recstill.embeddings.tables import SplitIds
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from recstill.api.task import LabelSpec
 
 INPUTS = ("query_dense", "query_ids", "item_dense", "item_ids")
 _OPSET = 20
@@ -58,9 +63,7 @@ class ServingGraph(nn.Module):
         self.dense_order: Tensor
         self.slot_order: Tensor
 
-    def forward(
-        self, query_dense: Tensor, query_ids: Tensor, item_dense: Tensor, item_ids: Tensor
-    ) -> tuple[Tensor, ...]:
+    def forward(self, query_dense: Tensor, query_ids: Tensor, item_dense: Tensor, item_ids: Tensor) -> tuple[Tensor, ...]:
         dense = torch.cat([query_dense.expand(item_dense.shape[0], -1), item_dense], 1).index_select(1, self.dense_order)
         sparse = SplitIds(query_ids, item_ids, self.query_slots, self.item_slots, self.slot_order)
         logits = self.model(Batch(dense=dense, sparse=sparse)).logits

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from feast import FeatureStore
 from feast.diff.property_diff import TransitionType
-from feast.repo_contents import RepoContents
 
 from recstill.api.errors import FeatureError
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+    from feast.repo_contents import RepoContents
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recstill.api.errors import FeatureError
-from recstill.api.task import FeatureSpec, TaskSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from recstill.api.task import FeatureSpec, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,18 @@ class FeatureSet:
         chosen = tuple(feature for feature in task.features if feature.view in views)
         for feature in chosen:
             if feature.view not in ("key", "context") and feature.name not in self.features:
-                raise FeatureError(f"Service {self.service!r} has no feature {feature.view}:{feature.name} of task {task.name!r}.")
+                raise FeatureError(
+                    f"Service {self.service!r} has no feature {feature.view}:{feature.name} of task {task.name!r}."
+                )
         return chosen
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data."""
-        return {"service": self.service, "fingerprint": self.fingerprint, "views": [asdict(view) for view in self.views]}
+        return {
+            "service": self.service,
+            "fingerprint": self.fingerprint,
+            "views": [asdict(view) for view in self.views],
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> FeatureSet:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-from feast import FeatureStore
 
 from recstill.api.errors import FeatureError
-from recstill.features.featureset import FeatureSet
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pandas as pd
+    from feast import FeatureStore
+
+    from recstill.features.featureset import FeatureSet
 
 _ROW = "recstill_row"
 

@@ -6,20 +6,23 @@ import contextlib
 import hashlib
 import io
 import shutil
-from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-from feast import FeatureStore, FeatureView
-
-from recstill.data.encoders import Values
 from recstill.data.files import new_folder, read_json, write_json
 from recstill.data.packed import PackedStore, open_store, write_view
 from recstill.data.snapshot import to_numpy
-from recstill.features.featureset import View
 from recstill.features.repo import all_views
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import pyarrow as pa
+    from feast import FeatureStore, FeatureView
+
+    from recstill.data.encoders import Values
+    from recstill.features.featureset import View
 
 EPOCH = datetime(1970, 1, 2, tzinfo=UTC)
 _KEEP = 3
@@ -42,7 +45,9 @@ def materialize(store: FeatureStore, root: Path, until: datetime, progress: Call
         cards = {}
         for view in views:
             table = newest(store, view, until)
-            cards[view.name] = write_view(folder, view.name, view.join_keys, {n: to_numpy(table[n]) for n in table.column_names})
+            cards[view.name] = write_view(
+                folder, view.name, view.join_keys, {n: to_numpy(table[n]) for n in table.column_names}
+            )
             cards[view.name]["features"] = dict(view.features)
         write_json(folder / "online.json", {"version": version, "as_of": until.isoformat(), "views": cards})
     write_json(root / "current.json", {"version": version})

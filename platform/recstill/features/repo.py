@@ -6,23 +6,29 @@ import atexit
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+import warnings
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ibis
 from feast import Entity, FeatureService, FeatureStore, FeatureView, OnDemandFeatureView, StreamFeatureView
 from feast.data_source import DataSource
-from feast.feast_object import FeastObject
 from feast.repo_config import load_repo_config
 from feast.repo_contents import RepoContents
 
 from recstill.api.errors import FeatureError, UnknownNameError
 from recstill.features.featureset import FeatureSet, View
-from recstill.settings import Settings
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
+    from feast.feast_object import FeastObject
+
+    from recstill.settings import Settings
+
+# feast turns deprecation warnings on for everybody; ibis then reports its own on every query.
+warnings.filterwarnings("ignore", category=DeprecationWarning)
 # ibis keeps its duckdb connection until after the interpreter is gone, and duckdb then complains on stderr.
 atexit.register(setattr, ibis.options, "default_backend", None)
 
@@ -83,7 +89,7 @@ def _view(view: FeatureView, features: dict[str, str], store: FeatureStore) -> V
     return View(view.name, keys, features, tags.get("availability", "request"), view.owner, tags.get("freshness", ""))
 
 
-def _distinct(objects: Sequence[Any], kind: type) -> list[Any]:
+def _distinct(objects: Sequence[Any], kind: type[Any]) -> list[Any]:
     return list({thing.name: thing for thing in objects if isinstance(thing, kind)}.values())
 
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from feast import FeatureStore
 
-from recstill.data.encoders import Values
 from recstill.data.packed import current_version, open_store
 from recstill.data.snapshot import to_numpy
 from recstill.features.online import newest, online_rows
 from recstill.features.repo import all_views
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from feast import FeatureStore
+
+    from recstill.data.encoders import Values
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import Distribution, EntryPoint, distributions
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -16,6 +15,9 @@ from recstill.api import hookspecs
 from recstill.api.errors import PluginError
 from recstill.plugins.catalog import Catalog
 from recstill.plugins.validation import hook_names, hook_problems
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
 
 KINDS = {
     "datasets": "data set",

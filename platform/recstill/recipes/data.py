@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from recstill.api.errors import ConfigError
-from recstill.api.task import Task
 from recstill.data.fetch import open_raw
 from recstill.data.snapshot import Snapshot, open_snapshot, write_snapshot
 from recstill.recipes.features import apply_features, build_sources, open_store
-from recstill.recipes.platform import Platform
 from recstill.registry.runs import list_snapshots, record_snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from recstill.api.task import Task
+    from recstill.recipes.platform import Platform
 
 
 def make_snapshot(

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recstill.api.errors import GateError
 from recstill.data.fetch import fetch
 from recstill.recipes.features import apply_features, materialize_features
 from recstill.recipes.packaging import package
-from recstill.recipes.platform import Platform
-from recstill.recipes.progress import Progress
 from recstill.recipes.release import promote
 from recstill.recipes.run import RunResult, run_recipe
 from recstill.recipes.serving import post, running_server
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from recstill.recipes.platform import Platform
+    from recstill.recipes.progress import Progress
 
 
 @dataclass(frozen=True)

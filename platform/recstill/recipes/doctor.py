@@ -8,14 +8,30 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recstill.api.errors import RecstillError
 from recstill.plugins.manager import load_plugins
 from recstill.registry.engine import open_registry
 from recstill.registry.plugins import list_plugins
-from recstill.settings import Settings
 
-_PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "feast", "bentoml", "pluggy", "sqlmodel", "click", "duckdb", "onnxruntime", "onnx", "safetensors")
+if TYPE_CHECKING:
+    from recstill.settings import Settings
+
+_PACKAGES = (
+    "torch",
+    "torchrec",
+    "fbgemm-gpu",
+    "feast",
+    "bentoml",
+    "pluggy",
+    "sqlmodel",
+    "click",
+    "duckdb",
+    "onnxruntime",
+    "onnx",
+    "safetensors",
+)
 _NEEDED_BYTES = 5_000_000_000
 
 
@@ -31,7 +47,9 @@ class Finding:
 
 def examine(settings: Settings) -> list[Finding]:
     """Look at versions, device, stores and plugins. Nothing is created or changed outside the registry."""
-    findings = [Finding("python", "ok" if sys.version_info >= (3, 11) else "missing", machine.python_version(), "use 3.11 or newer")]
+    findings = [
+        Finding("python", "ok" if sys.version_info >= (3, 11) else "missing", machine.python_version(), "use 3.11 or newer")
+    ]
     findings += [_package(name) for name in _PACKAGES]
     findings += [_device(), _disk(settings.home), _registry(settings), _features(settings)]
     plugins = load_plugins()

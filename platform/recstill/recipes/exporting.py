@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +22,8 @@ from recstill.serving.scorer import Graph
 from recstill.training.loop import predict
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from recstill.recipes.run import Run
 
 _PACKAGES = ("recstill", "torch", "torchrec", "onnx", "onnxruntime", "numpy", "feast")
@@ -67,7 +68,10 @@ def export_bundle(run: Run, role: Role, name: str, seed: int, metrics: dict[str,
 
 
 def check_bundle(run: Run, role: Role, name: str, folder: Path, num_groups: int = 20) -> dict[str, float]:
-    """Score test groups through the exported graph; return the largest difference to the model, the size, the latency."""
+    """Score test groups through the exported graph; return the largest difference to the model, the size, the latency.
+
+    The difference is absolute up to 1 and relative above, since amounts have no bound.
+    """
     graph = Graph(folder)
     model = load_trained(run, name, role)
     rows = run.rows.snapshot.rows_of("test")
@@ -81,7 +85,8 @@ def check_bundle(run: Run, role: Role, name: str, folder: Path, num_groups: int 
             logits = model(tensors.batch(torch.from_numpy(places))).logits
         for label in run.task.spec.labels:
             expected = predictions_of(label, logits[label.name].float().numpy())
-            worst = max(worst, float(np.max(np.abs(answered[label.name] - expected))))
+            difference = np.abs(answered[label.name] - expected) / np.maximum(1.0, np.abs(expected))
+            worst = max(worst, float(np.max(difference)))
     picked = np.resize(groups[0], LATENCY_ITEMS)
     query, items = split_encoded(run, role, run.rows.encoded(role, rows[picked]))
     seconds = []

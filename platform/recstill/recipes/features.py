@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,23 +12,29 @@ from filelock import FileLock, Timeout
 from sqlmodel import select
 
 from recstill.api.errors import FeatureError, UnknownNameError
-from recstill.api.task import Dataset
 from recstill.data.fetch import open_raw, raw_folder
 from recstill.data.files import read_json, write_json
-from recstill.recipes.platform import Platform
 from recstill.registry.models import FeatureSetRow, VersionRow
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from feast import FeatureStore
 
+    from recstill.api.task import Dataset
     from recstill.features.apply import Change
     from recstill.features.verify import ViewCheck
+    from recstill.recipes.platform import Platform
 
 
 def build_sources(platform: Platform, dataset: Dataset) -> bool:
     """Write the feature sources of a data set unless they are there for this data and code; say whether it did."""
     folder = platform.settings.folder("sources", dataset.name)
-    stamp = {"sha256": dataset.sha256, "sources_version": dataset.sources_version, "raw": str(raw_folder(dataset, platform.settings.cache))}
+    stamp = {
+        "sha256": dataset.sha256,
+        "sources_version": dataset.sources_version,
+        "raw": str(raw_folder(dataset, platform.settings.cache)),
+    }
     if (folder / "built.json").is_file() and read_json(folder / "built.json") == stamp:
         return False
     (folder / "built.json").unlink(missing_ok=True)
@@ -88,7 +93,11 @@ def materialize_features(platform: Platform, until: datetime | None, say: Callab
         packed = materialize(store, platform.settings.folder("online"), until or latest_event(store), say)
     with platform.registry.transaction() as session:
         platform.registry.audit(session, "features.materialize", "features", version=packed.version, as_of=packed.meta["as_of"])
-    return {"version": packed.version, "as_of": packed.meta["as_of"], "views": {n: len(v.keys) for n, v in packed.views.items()}}
+    return {
+        "version": packed.version,
+        "as_of": packed.meta["as_of"],
+        "views": {n: len(v.keys) for n, v in packed.views.items()},
+    }
 
 
 def verify_features(platform: Platform, num_rows: int) -> list[ViewCheck]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from recstill.api.errors import ConfigError, PluginError, UnknownNameError
 from recstill.recipes.config import Recipe, StrategyConfig
-from recstill.recipes.platform import Platform
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from recstill.recipes.platform import Platform
 
 STORED_SIGNALS = frozenset({"logits"})
 
@@ -138,7 +141,9 @@ def _check_strategy(platform: Platform, item: Mapping[str, Any], place: str, auc
         except (TypeError, ValueError) as error:
             problems.append(f"{place}.options: {error}")
     if lacking := strategy.signals - STORED_SIGNALS:
-        problems.append(f"{place}.name: {item['name']!r} needs {', '.join(sorted(lacking))}, which the signal store does not keep")
+        problems.append(
+            f"{place}.name: {item['name']!r} needs {', '.join(sorted(lacking))}, which the signal store does not keep"
+        )
     if auction and strategy.calibration == "unsafe":
         problems.append(
             f"{place}.name: {item['name']!r} would spoil the calibration of the served head, which this task needs; "

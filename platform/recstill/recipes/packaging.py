@@ -9,19 +9,38 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from recstill.api.errors import BundleError
 from recstill.data.bundle import Manifest, open_bundle
 from recstill.data.files import write_json
 from recstill.data.packed import current_version, open_store
-from recstill.recipes.platform import Platform
 from recstill.recipes.wheel import build_wheel
 from recstill.registry.versions import find_version
-from recstill.settings import Settings
 
-_PINNED = ("bentoml", "click", "numpy", "onnxruntime", "orjson", "pluggy", "prometheus-client", "pydantic", "pyyaml", "safetensors", "starlette")
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from recstill.recipes.platform import Platform
+    from recstill.settings import Settings
+
+_NEEDED = (
+    "bentoml",
+    "click",
+    "numpy",
+    "onnxruntime",
+    "orjson",
+    "pluggy",
+    "prometheus-client",
+    "pydantic",
+    "pyyaml",
+    "safetensors",
+    "starlette",
+)
 
 
 def package(platform: Platform, references: Sequence[str]) -> Path:
@@ -31,7 +50,8 @@ def package(platform: Platform, references: Sequence[str]) -> Path:
     """
     with platform.registry.transaction() as session:
         versions = [find_version(session, reference) for reference in references]
-    cards, bundles = [], {}
+    cards: list[dict[str, str]] = []
+    bundles: dict[str, Path] = {}
     for version in versions:
         folder = platform.artifacts.get(version.artifact)
         manifest = open_bundle(folder)
@@ -67,7 +87,12 @@ def deploy_folder() -> Path:
 def bento_environment(settings: Settings) -> dict[str, str]:
     """The environment in which bentoml is called: its store in our home, no tracking, no spinning threads."""
     home = settings.folder("bentoml")
-    quiet = {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "1"}
+    quiet = {
+        "BENTOML_HOME": str(home),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "OMP_WAIT_POLICY": "passive",
+        "OMP_NUM_THREADS": "1",
+    }
     return {**os.environ, **quiet}
 
 
@@ -79,16 +104,33 @@ def _check(name: str, manifest: Manifest, tasks: Sequence[str]) -> None:
 
 
 def _write_requirements(context: Path, wheel: Path) -> None:
-    lines = [f"{name}=={importlib.metadata.version(name)}" for name in _PINNED]
+    lines = [f"{name}=={version}" for name, version in sorted(_closure().items())]
     (context / "requirements.txt").write_text("\n".join([*lines, f"./wheels/{wheel.name}"]) + "\n")
 
 
+def _closure() -> dict[str, str]:
+    """What a worker needs, and all that those need, at the versions installed here: most of them pin nothing themselves."""
+    found: dict[str, str] = {}
+    waiting = list(_NEEDED)
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name not in found:
+            found[name] = importlib.metadata.version(name)
+            for text in importlib.metadata.requires(name) or ():
+                need = Requirement(text)
+                if need.marker is None or need.marker.evaluate({"extra": ""}):
+                    waiting.append(need.name)
+    return found
+
+
 def _build(settings: Settings, context: Path, name: str) -> Path:
-    command = [sys.executable, "-m", "bentoml", "build", str(context), "-o", "tag", "--name", f"recstill-{name}"]
+    command = [sys.executable, "-m", "bentoml", "build", ".", "-o", "tag", "--name", f"recstill-{name}"]
     (context / "bentofile.yaml").write_text(
-        f"service: service:Recstill\nname: recstill-{name}\ninclude: ['*.py', '*.txt', 'Containerfile', 'models/*', 'online/*', 'wheels/*']\n"
+        f"service: service:Recstill\nname: recstill-{name}\n"
+        "include: ['*.py', '*.txt', 'Containerfile', 'models/*', 'online/*', 'wheels/*']\n"
     )
-    done = subprocess.run(command, env=bento_environment(settings), capture_output=True, text=True, check=False)
+    environment = bento_environment(settings)
+    done = subprocess.run(command, cwd=context, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise BundleError(f"bentoml build failed:\n{done.stderr.strip()[-2000:]}")
     tag = next(line.removeprefix("__tag__:") for line in done.stdout.splitlines() if line.startswith("__tag__:"))

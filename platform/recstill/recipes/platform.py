@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recstill.api.errors import PluginError
-from recstill.api.task import Dataset, Task
-from recstill.plugins.catalog import Catalog
 from recstill.plugins.manager import Plugins, load_plugins
 from recstill.registry.artifacts import Artifacts
 from recstill.registry.engine import Registry, open_registry
 from recstill.registry.plugins import enabled_plugins, list_plugins, register_plugin
 from recstill.settings import Settings
+
+if TYPE_CHECKING:
+    from recstill.api.task import Dataset, Task
+    from recstill.plugins.catalog import Catalog
 
 
 @dataclass

@@ -9,11 +9,11 @@ from recstill.api.errors import PluginError
 from recstill.plugins.manager import KINDS, LoadedPlugin, load_plugins
 from recstill.recipes.platform import Platform
 from recstill.registry.engine import open_registry
-from recstill.registry.models import PluginRow
 from recstill.registry.plugins import list_plugins, register_plugin, set_enabled
-from recstill.settings import Settings
 
 if TYPE_CHECKING:
+    from recstill.registry.models import PluginRow
+    from recstill.settings import Settings
     from recstill.testing.results import Check
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
@@ -14,6 +13,8 @@ from recstill.registry.runs import record_feature_set
 from recstill.registry.versions import NewVersion, add_version, find_version
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from recstill.recipes.run import Run
 
 Lineage = list[tuple[str, str, dict[str, Any]]]
@@ -25,9 +26,7 @@ def register_teacher(run: Run, folder: Path, trained: dict[str, Any], metrics: d
     return _register(run, run.recipe.teacher.register_as, folder, trained, metrics, lineage, run.teacher_features.to_json())
 
 
-def register_student(
-    run: Run, folder: Path, trained: dict[str, Any], metrics: dict[str, float], taught: dict[str, Any]
-) -> str:
+def register_student(run: Run, folder: Path, trained: dict[str, Any], metrics: dict[str, float], taught: dict[str, Any]) -> str:
     """Store and register the student of a run, a child of its teacher."""
     lineage: Lineage = [("teacher", taught["version"], {"bytes": taught["metrics"]["bundle.bytes"]}), *_common(run)]
     for part in run.recipe.distil.strategies:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recstill.api.errors import GateError, RecstillError, RegistryError
 from recstill.api.gates import Candidate, GateResult
-from recstill.api.task import Task
 from recstill.data.bundle import open_bundle
-from recstill.recipes.platform import Platform
-from recstill.registry.models import VersionRow
 from recstill.registry.versions import (
     aliases_of,
     find_version,
@@ -18,6 +15,11 @@ from recstill.registry.versions import (
     roll_back,
     set_alias,
 )
+
+if TYPE_CHECKING:
+    from recstill.api.task import Task
+    from recstill.recipes.platform import Platform
+    from recstill.registry.models import VersionRow
 
 GATED = "champion"
 
@@ -54,7 +56,9 @@ def promote(platform: Platform, reference: str, alias: str, reason: str, dry_run
     if failed:
         if not dry_run:
             with platform.registry.transaction() as session:
-                platform.registry.audit(session, "alias.refused", f"{version.model_name}@{alias}", number=version.number, failed=failed)
+                platform.registry.audit(
+                    session, "alias.refused", f"{version.model_name}@{alias}", number=version.number, failed=failed
+                )
         raise GateError(name, failed)
     before = None
     if not dry_run:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recstill.api.baseline import BaselineData
 from recstill.api.errors import ConfigError
-from recstill.api.task import FeatureSpec, TaskSpec
 from recstill.data.encoders import Values, to_keys
 from recstill.data.sides import Sides, split_sides
-from recstill.data.snapshot import Snapshot
 from recstill.data.transform import Encoded, Transform
 from recstill.embeddings.batches import TensorRows
 from recstill.evaluation.metrics import group_ids
-from recstill.features.featureset import FeatureSet
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from recstill.api.task import FeatureSpec, TaskSpec
+    from recstill.data.snapshot import Snapshot
+    from recstill.features.featureset import FeatureSet
 
 Role = Literal["teacher", "student"]
 
@@ -68,7 +72,7 @@ class RunRows:
         if not len(rows):
             raise ConfigError(f"Snapshot {self.snapshot.id}", [f"its {split} split is empty"])
         slots = self.transform(role).slots
-        return TensorRows.build(self.encoded(role, rows), slots, self.labels(split), rows)
+        return TensorRows.build(self.encoded(role, rows), slots, self.labels(split), rows.astype(np.int64))
 
     def labels(self, split: str) -> dict[str, NDArray[np.float32]]:
         """The labels of a split."""

@@ -5,18 +5,15 @@ from __future__ import annotations
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from filelock import FileLock, Timeout
 
 from recstill.api.errors import FeatureError, RegistryError
-from recstill.api.task import Task
 from recstill.data.files import read_json, write_json
 from recstill.data.snapshot import Snapshot, open_snapshot
 from recstill.distillation.signals import SignalKey, StoredSignals, has_signals, read_signals, write_signals
@@ -27,7 +24,6 @@ from recstill.recipes.data import snapshot_for
 from recstill.recipes.exporting import check_bundle, export_bundle
 from recstill.recipes.features import open_store
 from recstill.recipes.loading import load_recipe
-from recstill.recipes.platform import Platform
 from recstill.recipes.progress import Progress
 from recstill.recipes.registering import register_student, register_teacher
 from recstill.recipes.rows import RunRows
@@ -35,6 +31,13 @@ from recstill.recipes.summary import metric_table, transfer_of, write_run_report
 from recstill.recipes.training import load_trained, train
 from recstill.registry.runs import add_run, finish_run, get_run, record_metrics
 from recstill.training.loop import predict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from recstill.api.task import Task
+    from recstill.recipes.platform import Platform
 
 
 @dataclass
@@ -118,9 +121,9 @@ def resume_run(platform: Platform, run_id: str, progress: Progress | None = None
     saved = read_json(folder / "run.json")
     recipe = Recipe.model_validate(saved["config"])
     snapshot = open_snapshot(saved["snapshot"], platform.settings.folder("snapshots"))
-    sets = [FeatureSet.from_json(saved[role]) for role in ("teacher", "student")]
+    teacher, student = (FeatureSet.from_json(saved[role]) for role in ("teacher", "student"))
     task = platform.task(recipe.task)
-    return _execute(Run(platform, saved["recipe"], recipe, run_id, task, snapshot, *sets, progress or Progress()))
+    return _execute(Run(platform, saved["recipe"], recipe, run_id, task, snapshot, teacher, student, progress or Progress()))
 
 
 def _feature_sets(platform: Platform, task: Task, recipe: Recipe) -> tuple[FeatureSet, FeatureSet]:

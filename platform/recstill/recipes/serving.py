@@ -9,15 +9,18 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recstill.api.errors import RequestError
 from recstill.data.packed import current_version
 from recstill.recipes.packaging import bento_environment
-from recstill.recipes.platform import Platform
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from recstill.recipes.platform import Platform
 
 
 def serve_command(bento: Path, host: str, port: int) -> Sequence[str]:
@@ -37,7 +40,10 @@ def running_server(platform: Platform, bento: Path, port: int, log: Path, patien
     address = f"http://127.0.0.1:{port}"
     with log.open("w") as output:
         process = subprocess.Popen(
-            serve_command(bento, "127.0.0.1", port), env=serve_environment(platform, 1), stdout=output, stderr=subprocess.STDOUT
+            serve_command(bento, "127.0.0.1", port),
+            env=serve_environment(platform, 1),
+            stdout=output,
+            stderr=subprocess.STDOUT,
         )
         try:
             _wait(process, f"{address}/readyz", log, patience)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +13,8 @@ from recstill.recipes.exporting import test_logits
 from recstill.registry.versions import find_version, lineage_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from recstill.recipes.run import Run
 
 Values = dict[str, tuple[float, float, int]]
@@ -27,7 +28,9 @@ def metric_table(run: Run) -> dict[str, Values]:
     table[ALONE] = _spread([_state(run, f"alone-{seed}")["metrics"] for seed in seeds])
     table[DISTILLED] = _spread([_state(run, f"distilled-{seed}")["metrics"] for seed in seeds])
     exported = _state(run, "student")["metrics"]
-    table[DISTILLED] |= {name: (exported[name], 0.0, 1) for name in exported if name.split(".")[0] in ("bundle", "latency", "parity")}
+    table[DISTILLED] |= {
+        name: (exported[name], 0.0, 1) for name in exported if name.split(".")[0] in ("bundle", "latency", "parity")
+    }
     for name in run.recipe.baselines:
         table[name] = _spread([_state(run, f"baseline-{name}")["metrics"]])
     return table

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from recstill.api.batch import Batch, Output
 from recstill.api.strategy import StrategyContext
 from recstill.distillation.objective import Objective, Weighted, hidden_widths
 from recstill.embeddings.tables import TableOptimizer, load_portable_state, portable_state, training_inputs
 from recstill.evaluation.metrics import auc, evaluate_predictions, predictions_of
-from recstill.recipes.config import ModelConfig
 from recstill.recipes.loading import build_strategy
-from recstill.recipes.rows import Role
 from recstill.training.checkpoint import Checkpoints
 from recstill.training.config import TrainingConfig
 from recstill.training.loop import LossOf, fit, predict
 from recstill.training.losses import supervised_loss
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from recstill.api.batch import Batch, Output
     from recstill.distillation.signals import StoredSignals
+    from recstill.recipes.config import ModelConfig
+    from recstill.recipes.rows import Role
     from recstill.recipes.run import Run
 
 
@@ -124,8 +125,7 @@ def _objective(run: Run, model: nn.Module, role: Role, signals: StoredSignals) -
         widths = hidden_widths(model.eval()(probe))
     context = StrategyContext(run.task.spec.labels, widths, {})
     strategies = [
-        Weighted(config.name, build_strategy(run.platform, config), config.weight)
-        for config in run.recipe.distil.strategies
+        Weighted(config.name, build_strategy(run.platform, config), config.weight) for config in run.recipe.distil.strategies
     ]
 
     def supervised(output: Output, batch: Batch) -> Tensor:

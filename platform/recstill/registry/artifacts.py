@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 
 from recstill.api.errors import IntegrityError
 from recstill.data.files import sha256_of
-from recstill.settings import Settings
+
+if TYPE_CHECKING:
+    from recstill.settings import Settings
 
 MANIFEST = "manifest.json"
 

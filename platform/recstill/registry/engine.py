@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 from sqlalchemy import Engine, create_engine, event, inspect, text
@@ -15,7 +14,11 @@ from sqlmodel import Session
 
 from recstill.api.errors import RegistryError
 from recstill.registry.models import AuditRow
-from recstill.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from recstill.settings import Settings
 
 HEAD = "0001"
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sqlmodel import Session, select
 
 from recstill.api.errors import UnknownNameError
-from recstill.plugins.manager import LoadedPlugin
-from recstill.registry.engine import Registry
 from recstill.registry.models import PluginRow, now
+
+if TYPE_CHECKING:
+    from recstill.plugins.manager import LoadedPlugin
+    from recstill.registry.engine import Registry
 
 
 def list_plugins(session: Session) -> list[PluginRow]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlmodel import Session, col, select
 
 from recstill.api.errors import UnknownNameError
 from recstill.registry.models import FeatureSetRow, MetricRow, RunRow, SnapshotRow, now
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def add_run(session: Session, run_id: str, recipe: str, task: str, config: dict[str, Any]) -> RunRow:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlmodel import Session, col, func, select
 
 from recstill.api.errors import RegistryError, UnknownNameError
-from recstill.registry.engine import Registry
 from recstill.registry.models import AliasRow, ArtifactRow, FeatureSetRow, LineageRow, ModelRow, VersionRow, now
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from recstill.registry.engine import Registry
 
 ALIAS = re.compile(r"^(?!latest$|v\d+$)[\w-]{1,255}$", re.IGNORECASE)
 
@@ -106,9 +109,7 @@ def set_alias(registry: Registry, session: Session, version: VersionRow, alias: 
     before = _point(session, version.model_name, alias, version.number)
     if alias == "champion" and before not in (None, version.number):
         _point(session, version.model_name, "previous", before)
-    registry.audit(
-        session, "alias.set", f"{version.model_name}@{alias}", number=version.number, before=before, reason=reason
-    )
+    registry.audit(session, "alias.set", f"{version.model_name}@{alias}", number=version.number, before=before, reason=reason)
     return before
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recstill.api.errors import FeatureError
-from recstill.data.bundle import Manifest
 from recstill.data.encoders import Values, to_keys
-from recstill.data.packed import PackedStore, PackedView
 from recstill.data.transform import Encoded, Transform
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from recstill.data.bundle import Manifest
+    from recstill.data.packed import PackedStore, PackedView
 
 Rows = NDArray[np.int64]
 
@@ -48,9 +52,7 @@ class FeatureLookup:
         self._item_views = own
         self._items = self._encode_items(own)
         self._crossed = [self._encode_crossed(store.views[views[group[0]]]) for group in self.sides.items[2:]]
-        self._derived = {
-            key: self._derive(*reference.split(":"), store) for key, reference in self.task.derived_keys.items()
-        }
+        self._derived = {key: self._derive(reference, store) for key, reference in self.task.derived_keys.items()}
 
     def query(self, entity: int | str, context: Mapping[str, int | float | str | None]) -> tuple[Encoded, list[str]]:
         """Encode the query's part, one row. Also return the views that have no row for it."""
@@ -70,7 +72,10 @@ class FeatureLookup:
         """Encode the items' part, a row per id. Also return their rows (the last = unknown) and, by view, how many lack it."""
         keys = to_keys(ids)
         rows = self._items.find(keys)
-        parts = [self.transform.encode({self.task.endpoint.item_key: ids}, self.sides.items[0]), self._items.encoded.take(rows)]
+        parts = [
+            self.transform.encode({self.task.endpoint.item_key: ids}, self.sides.items[0]),
+            self._items.encoded.take(rows),
+        ]
         known = rows < len(self._items.keys)
         missing = {name: int(np.sum(~has[rows].astype(bool))) for name, has in self._items.view_rows.items()}
         query_key = to_keys(np.array([entity], dtype=np.int64 if isinstance(entity, int) else object))
@@ -111,8 +116,9 @@ class FeatureLookup:
         encoded = self.transform.encode({f: view.read(f, rows) for f in names}, names)
         return _Table(np.asarray(view.keys), encoded, {}), view.join_keys
 
-    def _derive(self, view_name: str, feature: str, store: PackedStore) -> NDArray[np.uint64]:
+    def _derive(self, reference: str, store: PackedStore) -> NDArray[np.uint64]:
         """The key that each item row gives, by item row; 0 for unknown items."""
+        view_name, feature = reference.split(":")
         view = store.views[view_name]
         rows = np.append(_rows_of(view, self._items.keys), -1)
         return to_keys(view.read(feature, rows))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recstill import __version__
-from recstill.api.task import TaskSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from recstill.api.task import TaskSpec
 
 _ID: dict[str, Any] = {"oneOf": [{"type": "integer", "format": "int64"}, {"type": "string"}]}
 _TYPES = {"int": "integer", "float": "number", "str": "string"}
@@ -15,7 +18,11 @@ _TYPES = {"int": "integer", "float": "number", "str": "string"}
 def openapi(tasks: Iterable[TaskSpec]) -> dict[str, Any]:
     """Return an OpenAPI 3.1 document."""
     paths = {task.endpoint.path: {"post": _operation(task)} for task in tasks}
-    for path, summary in {"/healthz": "the process lives", "/readyz": "all models are loaded", "/metrics": "Prometheus"}.items():
+    for path, summary in {
+        "/healthz": "the process lives",
+        "/readyz": "all models are loaded",
+        "/metrics": "Prometheus",
+    }.items():
         paths[path] = {"get": {"summary": summary, "responses": {"200": {"description": "ok"}}}}
     return {"openapi": "3.1.0", "info": {"title": "recstill", "version": __version__}, "paths": paths}
 
@@ -33,7 +40,11 @@ def _operation(task: TaskSpec) -> dict[str, Any]:
             "context": {"type": "object", "properties": context, "additionalProperties": False},
         },
     }
-    score = {endpoint.item_key: _ID, "rank": {"type": "integer"}, **{label.name: {"type": "number"} for label in task.labels}}
+    score = {
+        endpoint.item_key: _ID,
+        "rank": {"type": "integer"},
+        **{label.name: {"type": "number"} for label in task.labels},
+    }
     response = {
         "type": "object",
         "properties": {
@@ -48,5 +59,8 @@ def _operation(task: TaskSpec) -> dict[str, Any]:
     return {
         "summary": task.description,
         "requestBody": {"required": True, "content": {"application/json": {"schema": request}}},
-        "responses": {"200": {"description": "ranked", "content": {"application/json": {"schema": response}}}, **errors},
+        "responses": {
+            "200": {"description": "ranked", "content": {"application/json": {"schema": response}}},
+            **errors,
+        },
     }

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
 
 from recstill.api.errors import RequestError
-from recstill.api.task import EndpointSpec
-from recstill.data.encoders import Values
+
+if TYPE_CHECKING:
+    from recstill.api.task import EndpointSpec
+    from recstill.data.encoders import Values
 
 _KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
 
@@ -36,7 +38,7 @@ def parse_request(body: bytes, endpoint: EndpointSpec) -> ScoreRequest:
     if extra := set(data) - allowed:
         raise RequestError(422, f"Unknown field {sorted(extra)[0]!r}; allowed: {', '.join(sorted(allowed))}.")
     entity = data.get(endpoint.query_key)
-    if not _is_id(entity):
+    if entity is None or not _is_id(entity):
         raise RequestError(422, f"{endpoint.query_key!r} must be an integer or a string.")
     return ScoreRequest(entity, _items(data.get(endpoint.items_field), endpoint), _context(data.get("context"), endpoint))
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
 
 from recstill.api.errors import BundleError
 from recstill.data.bundle import Manifest, open_bundle
-from recstill.data.encoders import Values
-from recstill.data.packed import PackedStore
 from recstill.data.transform import Encoded, Transform
 from recstill.serving.lookup import FeatureLookup
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from recstill.data.encoders import Values
+    from recstill.data.packed import PackedStore
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +13,8 @@ from torch import Tensor, nn
 from recstill.embeddings.tables import FusedTables
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from recstill.training.loop import History
 
 
@@ -79,7 +80,7 @@ class Checkpoints:
 
 def _table_state(trained: nn.Module) -> dict[str, Tensor]:
     """The accumulators of the fused optimizers, as the live tensors."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for prefix, module in trained.named_modules():
         if isinstance(module, FusedTables):
             for table, state in module.collection.fused_optimizer().state_dict()["state"].items():

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from recstill.api.batch import Batch, Output
-from recstill.embeddings.batches import TensorRows
 from recstill.embeddings.tables import FusedTables
-from recstill.training.checkpoint import Checkpoints
-from recstill.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from recstill.embeddings.batches import TensorRows
+    from recstill.training.checkpoint import Checkpoints
+    from recstill.training.config import TrainingConfig
 
 LossOf = Callable[[Output, Batch], Tensor]
 
@@ -21,7 +23,7 @@ LossOf = Callable[[Output, Batch], Tensor]
 class Evaluate(Protocol):
     """Scores a model on the validation split; the metric named `score` decides, higher is better."""
 
-    def __call__(self, model: nn.Module) -> Mapping[str, float]: ...
+    def __call__(self, model: nn.Module, /) -> Mapping[str, float]: ...
 
 
 @dataclass
@@ -67,8 +69,8 @@ def fit(
     evaluate: Evaluate,
     checkpoints: Checkpoints | None = None,
     extra: nn.Module | None = None,
-    progress: Callable[[int, int, float], None] = lambda step, total, loss: None,
-    after_epoch: Callable[[int, Mapping[str, float]], None] = lambda epoch, metrics: None,
+    progress: Callable[[int, int, float], None] = lambda *_: None,
+    after_epoch: Callable[[int, Mapping[str, float]], None] = lambda *_: None,
 ) -> History:
     """Train in place and leave the weights of the best epoch in the model.
 
@@ -80,7 +82,8 @@ def fit(
     optimizer = torch.optim.AdamW(dense_parameters(trained), lr=config.learning_rate, weight_decay=config.l2)
     forward = DenseForward(model, config.bf16 and has_fast_bf16(rows.dense.device))
     num_steps = -(-len(rows) // config.batch_size)
-    history, best, step, loss_sum = History(), {}, 0, 0.0
+    history, step, loss_sum = History(), 0, 0.0
+    best: dict[str, Tensor] = {}
     torch.manual_seed(seed)
     if checkpoints is not None and (found := checkpoints.load(trained, optimizer)) is not None:
         history, best, step, loss_sum = found

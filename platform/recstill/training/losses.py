@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from recstill.api.batch import Batch, Output
-from recstill.api.task import LabelSpec
+if TYPE_CHECKING:
+    from recstill.api.batch import Batch, Output
+    from recstill.api.task import LabelSpec
 
 
 def label_loss(label: LabelSpec, logits: Tensor, target: Tensor) -> Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recstill.api import hookimpl
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from recstill.api import Baseline, Dataset, Task
 
 

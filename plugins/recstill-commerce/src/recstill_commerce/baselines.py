@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from recstill.api import BaselineData, LabelSpec
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+    from recstill.api import BaselineData, LabelSpec
 
 _OBJECTIVES = {"binary": "binary", "count": "poisson", "regression": "regression"}
 
@@ -24,24 +28,35 @@ def lightgbm_baseline(
     import lightgbm
 
     names = sorted(train.features)
-    matrices = [np.column_stack([data.features[name] for name in names]).astype(np.float32) for data in (train, valid, test)]
+    matrices = [np.column_stack([_column(data, name) for name in names]) for data in (train, valid, test)]
     # High-cardinality ids as categories overfit and take minutes; LightGBM's own advice is to treat them as numbers.
     categorical = [name for name in train.categorical if len(np.unique(train.features[name])) <= 500]
+    settings = {
+        "num_leaves": 31, "learning_rate": 0.1, "seed": seed, "verbose": -1, "num_threads": 2, "deterministic": True,
+        "force_col_wise": True, "feature_pre_filter": False,
+    }  # fmt: skip
+    learn = lightgbm.Dataset(
+        matrices[0], feature_name=names, categorical_feature=categorical, params=settings, free_raw_data=False
+    )
+    check = lightgbm.Dataset(matrices[1], reference=learn, params=settings, free_raw_data=False)
     predictions = {}
     for label in labels:
         if label.kind not in _OBJECTIVES:
             continue
-        progress(label.name)
-        target = train.labels[label.name]
-        learn = lightgbm.Dataset(matrices[0], target, feature_name=names, categorical_feature=categorical, free_raw_data=False)
-        check = lightgbm.Dataset(matrices[1], valid.labels[label.name], reference=learn)
-        settings = {
-            "objective": _OBJECTIVES[label.kind], "num_leaves": 31, "learning_rate": 0.1, "seed": seed, "verbose": -1,
-            "num_threads": 2, "deterministic": True, "force_col_wise": True,
-        }  # fmt: skip
-        booster = lightgbm.train(settings, learn, 300, valid_sets=[check], callbacks=[lightgbm.early_stopping(30, verbose=False)])
+        learn.set_label(train.labels[label.name])
+        check.set_label(valid.labels[label.name])
+        stop = lightgbm.early_stopping(20, verbose=False)
+        booster = lightgbm.train(
+            {**settings, "objective": _OBJECTIVES[label.kind]}, learn, 300, valid_sets=[check], callbacks=[stop]
+        )
+        progress(f"{label.name}, {booster.best_iteration} trees")
         predictions[label.name] = np.asarray(booster.predict(matrices[2]), np.float32)
     return predictions
+
+
+def _column(data: BaselineData, name: str) -> NDArray[np.float32]:
+    values = data.features[name].astype(np.float32)
+    return np.where(values < 0, np.float32(np.nan), values) if name in data.categorical else values
 
 
 def popularity_baseline(

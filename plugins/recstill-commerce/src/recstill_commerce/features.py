@@ -11,9 +11,7 @@ def _numeric(view: str, *names: str, buckets: int = 0) -> list[FeatureSpec]:
 
 def _categorical(view: str, *names: str, table: str = "", min_count: int = 2, oov_buckets: int = 4) -> list[FeatureSpec]:
     return [
-        FeatureSpec(
-            name=name, view=view, kind="categorical", table=table or name, min_count=min_count, oov_buckets=oov_buckets
-        )
+        FeatureSpec(name=name, view=view, kind="categorical", table=table or name, min_count=min_count, oov_buckets=oov_buckets)
         for name in names
     ]
 

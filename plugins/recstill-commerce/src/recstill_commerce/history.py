@@ -7,8 +7,10 @@ of W at 05:00 UTC, midnight in New York in winter, so that no purchase it counts
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
-import duckdb
+if TYPE_CHECKING:
+    import duckdb
 
 FIRST_WEEK, LAST_WEEK = 38, 54
 WEEK_ONE = datetime(2016, 12, 26, 5, tzinfo=UTC)
@@ -42,7 +44,6 @@ def prepare(connection: duckdb.DuckDBPyConnection) -> None:
         create table placements as select product_id, week, avg((display_location <> '0')::int) display_share,
             avg((mailer_location <> '0')::int) mailer_share from promotions where week >= {FIRST_WEEK} group by all;
     """)
-
 
 
 def _sum(column: str, weeks: int) -> str:

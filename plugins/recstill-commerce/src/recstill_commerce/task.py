@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import duckdb
 import numpy as np
@@ -14,6 +14,9 @@ from recstill.api import ContextSpec, DataError, EndpointSpec, LabelSpec, TaskSp
 from recstill_commerce import history
 from recstill_commerce.dataset import LATER_SCHEMA
 from recstill_commerce.features import FEATURES
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class AdsOptions(BaseModel):
@@ -32,7 +35,14 @@ class AdsOptions(BaseModel):
 
     @model_validator(mode="after")
     def _weeks_in_order(self) -> AdsOptions:
-        weeks = (history.FIRST_WEEK, self.train_from, self.valid_from, self.test_from, self.test_to, history.LAST_WEEK - 1)
+        weeks = (
+            history.FIRST_WEEK,
+            self.train_from,
+            self.valid_from,
+            self.test_from,
+            self.test_to,
+            history.LAST_WEEK - 1,
+        )
         if not (weeks[0] <= weeks[1] < weeks[2] < weeks[3] <= weeks[4] <= weeks[5]):
             raise ValueError(f"weeks must rise: {weeks[0]} <= train_from < valid_from < test_from <= test_to <= {weeks[5]}")
         return self

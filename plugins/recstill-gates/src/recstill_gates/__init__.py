@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from recstill.api import Candidate, Gate, GateResult, hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # A later version may be this much worse in AUC: less than the spread between seeds of one recipe.
 AUC_TOLERANCE = 0.001

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from recstill.api import Batch, ModelInputs, Output
 from recstill_rankers.heads import Heads, body
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class CrossLayer(nn.Module):

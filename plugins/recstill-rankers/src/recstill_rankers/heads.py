@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from recstill.api import LabelSpec
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from recstill.api import LabelSpec
 
 
 def body(width: int, hidden: Sequence[int], dropout: float) -> tuple[nn.Sequential, int]:
@@ -31,4 +34,6 @@ class Heads(nn.Module):
 
     def forward(self, hidden: Tensor) -> dict[str, Tensor]:
         parts = torch.split(self.linear(hidden), list(self.sizes.values()), 1)
-        return {name: part.squeeze(1) if size == 1 else part for (name, size), part in zip(self.sizes.items(), parts, strict=True)}
+        return {
+            name: part.squeeze(1) if size == 1 else part for (name, size), part in zip(self.sizes.items(), parts, strict=True)
+        }

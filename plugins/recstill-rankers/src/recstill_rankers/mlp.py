@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -10,13 +10,14 @@ from torch import nn
 from recstill.api import Batch, ModelInputs, Output
 from recstill_rankers.heads import Heads, body
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 class SmallMLP(nn.Module):
     """Embeddings and dense features through a small body. hidden: `backbone` (B, last of `hidden`)."""
 
-    def __init__(
-        self, inputs: ModelInputs, *, dim: int = 4, hidden: Sequence[int] = (64, 32), dropout: float = 0.0
-    ) -> None:
+    def __init__(self, inputs: ModelInputs, *, dim: int = 4, hidden: Sequence[int] = (64, 32), dropout: float = 0.0) -> None:
         super().__init__()
         self.tables = inputs.tables(dim)
         self.body, width = body(inputs.num_dense + len(inputs.slots) * dim, hidden, dropout)

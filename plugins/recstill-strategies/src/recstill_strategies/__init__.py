@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from recstill.api import hookimpl
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from recstill.api import Strategy
 
 

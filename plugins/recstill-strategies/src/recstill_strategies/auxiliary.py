@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from recstill.api import Batch, LabelSpec, Output, Signals, StrategyContext
 from recstill_strategies.losses import masked_mean, soft_divergence
+
+if TYPE_CHECKING:
+    from recstill.api import Batch, LabelSpec, Output, Signals, StrategyContext
 
 
 class _ScaleGradient(torch.autograd.Function):

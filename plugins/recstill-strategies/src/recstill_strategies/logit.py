@@ -24,7 +24,8 @@ class _OverLabels:
 
     def __call__(self, student: Output, teacher: Signals, batch: Batch) -> Tensor:
         terms = [
-            label.weight * masked_mean(self.divergence(label, student.logits[label.name], teacher.logits[label.name]), teacher.mask)
+            label.weight
+            * masked_mean(self.divergence(label, student.logits[label.name], teacher.logits[label.name]), teacher.mask)
             for label in self.labels
             if label.name in student.logits and label.name in teacher.logits
         ]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from recstill.api import LabelSpec
+if TYPE_CHECKING:
+    from recstill.api import LabelSpec
 
 
 def masked_mean(losses: Tensor, mask: Tensor) -> Tensor:

@@ -1,0 +1,62 @@
+"""A tiny task with every kind of label, and rows for it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from recstill.api.batch import Batch, Signals
+from recstill.api.models import ModelInputs, Slot
+from recstill.api.task import LabelSpec
+from recstill.data.transform import Encoded
+from recstill.embeddings.batches import TensorRows
+from recstill.embeddings.tables import TableOptimizer, export_inputs, training_inputs
+
+LABELS = (
+    LabelSpec(name="click", primary=True),
+    LabelSpec(name="grade", kind="multiclass", num_classes=4),
+    LabelSpec(name="amount", kind="count"),
+)
+SLOTS = (Slot("user", "user", 20), Slot("item", "item", 30), Slot("brand", "brand", 5))
+NUM_DENSE = 6
+
+
+def inputs_for_training() -> ModelInputs:
+    """Return inputs with fused tables."""
+    return training_inputs(NUM_DENSE, SLOTS, LABELS, TableOptimizer())
+
+
+def inputs_for_export() -> ModelInputs:
+    """Return inputs with the concatenated table."""
+    return export_inputs(NUM_DENSE, SLOTS, LABELS)
+
+
+def sample_rows(num_rows: int = 64, seed: int = 0) -> TensorRows:
+    """Return rows whose click depends on their first dense column, so that there is something to learn."""
+    random = np.random.default_rng(seed)
+    dense = random.normal(size=(num_rows, NUM_DENSE)).astype(np.float32)
+    ids = np.stack([random.integers(0, slot.num_rows, num_rows) for slot in SLOTS], 1)
+    labels = {
+        "click": (dense[:, 0] > 0).astype(np.float32),
+        "grade": random.integers(0, 4, num_rows).astype(np.float32),
+        "amount": random.poisson(2.0, num_rows).astype(np.float32),
+    }
+    return TensorRows.build(Encoded(dense, ids), SLOTS, labels, np.arange(num_rows))
+
+
+def sample_batch(num_rows: int = 64) -> Batch:
+    """Return the rows as one batch."""
+    return sample_rows(num_rows).batch(torch.arange(num_rows))
+
+
+def sample_signals(num_rows: int = 64, seed: int = 1) -> Signals:
+    """Return a teacher's logits for the rows, every tenth row masked."""
+    random = torch.Generator().manual_seed(seed)
+    mask = torch.ones(num_rows)
+    mask[::10] = 0
+    logits = {
+        "click": torch.randn(num_rows, generator=random),
+        "grade": torch.randn(num_rows, 4, generator=random),
+        "amount": torch.randn(num_rows, generator=random),
+    }
+    return Signals(logits, mask)
