@@ -66,6 +66,8 @@ def pip(*arguments: str) -> None:
         "ConnectTimeoutError",
         "Connection refused",
         "ProxyError",
+        # pip retries silently when it is told to be quiet; an index that answers knows at least one version.
+        "(from versions: none)",
     )
     if any(sign in said for sign in network):
         stop("The package index cannot be reached: check the network and `pip config list`, and call again.")

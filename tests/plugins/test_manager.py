@@ -1,0 +1,150 @@
+"""Loading plugins: the broken ones are reported, the rest keep working."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.metadata import Distribution, EntryPoint
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from recstill.api import PluginError, UnknownNameError, hookimpl
+from recstill.plugins import Catalog, load_plugins
+
+
+class FakeDistribution(Distribution):
+    """A distribution by name only."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def version(self) -> str:
+        return "1.0"
+
+    def read_text(self, filename: str) -> str | None:
+        return None
+
+    def locate_file(self, path: object) -> Path:
+        return Path(str(path))
+
+
+def installed(name: str, source: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[EntryPoint, Distribution]:
+    module = f"plug_{name.replace('-', '_')}"
+    (tmp_path / f"{module}.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop(module, None)
+    return EntryPoint(name, module, "recstill"), FakeDistribution(name)
+
+
+GOOD = "from recstill.api import hookimpl\n@hookimpl\ndef register_gates():\n    return {'open': lambda candidate: None}\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("raise RuntimeError('no licence')", "RuntimeError: no licence"),
+        ("import a_library_that_is_not_there", "ModuleNotFoundError"),
+        (
+            "from recstill.api import hookimpl\n@hookimpl\ndef register_studnets(): return {}",
+            "did you mean 'register_students'?",
+        ),
+        (
+            "from recstill.api import hookimpl\n@hookimpl\ndef after_epoch(run_id, epoch=0): pass",
+            "gives argument 'epoch' a default",
+        ),
+        ("from recstill.api import hookimpl\n@hookimpl\ndef after_epoch(run): pass", "has no argument 'run'"),
+        ("def register_students(): return {}", "no function marked @hookimpl"),
+    ],
+)
+def test_a_broken_plugin_is_reported_by_name_and_the_rest_work(
+    source: str, problem: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = [installed("good", GOOD, monkeypatch, tmp_path), installed("bad-one", source, monkeypatch, tmp_path)]
+    plugins = load_plugins(found=found)
+    assert [plugin.name for plugin in plugins.loaded] == ["good"]
+    assert "open" in plugins.catalog("gates")
+    [broken] = plugins.broken
+    assert broken.name == "bad-one"
+    assert problem in broken.problems[0]
+
+
+def test_two_distributions_with_one_name_are_refused_naming_both(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    plugins = load_plugins(found=[installed("one", GOOD, monkeypatch, tmp_path), installed("two", GOOD, monkeypatch, tmp_path)])
+    with pytest.raises(PluginError, match=r"gate 'open' is offered by both '(one|two)' and '(one|two)'"):
+        plugins.catalog("gates")
+
+
+def test_a_hook_that_raises_names_its_plugin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    source = "from recstill.api import hookimpl\n@hookimpl\ndef register_gates(): raise KeyError('x')"
+    with pytest.raises(PluginError, match="Plugin 'sour' failed in register_gates: KeyError"):
+        load_plugins(found=[installed("sour", source, monkeypatch, tmp_path)]).catalog("gates")
+
+
+def test_a_class_instead_of_an_instance_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    entry, distribution = installed("classy", "class Plugin: pass", monkeypatch, tmp_path)
+    plugins = load_plugins(found=[(EntryPoint("classy", f"{entry.value}:Plugin", "recstill"), distribution)])
+    assert "names the class 'Plugin'" in plugins.broken[0].problems[0]
+
+
+def test_listeners_get_the_arguments_they_ask_for() -> None:
+    heard = []
+    module = ModuleType("listener")
+
+    @hookimpl
+    def after_promotion(name: str, version: int) -> None:
+        heard.append((name, version))
+
+    module.after_promotion = after_promotion  # type: ignore[attr-defined]
+    sys.modules["listener"] = module
+    plugins = load_plugins(found=[(EntryPoint("listener", "listener", "recstill"), FakeDistribution("listener"))])
+    plugins.hook.after_promotion(name="ads", version=3, alias="champion")
+    assert heard == [("ads", 3)]
+
+
+def test_a_misspelt_name_is_answered_with_the_close_one() -> None:
+    catalog: Catalog[int] = Catalog("student")
+    catalog.add("small-mlp", 1, "recstill-rankers")
+    with pytest.raises(UnknownNameError, match="Unknown student 'smal-mlp'. Did you mean 'small-mlp'?"):
+        catalog["smal-mlp"]
+
+
+def test_every_bundled_plugin_loads_and_passes_the_kit() -> None:
+    from recstill.recipes.plugins import check_plugin
+
+    plugins = load_plugins()
+    assert not plugins.broken
+    checks = [check for name in ("recstill-rankers", "recstill-strategies") for check in check_plugin(name)]
+    assert len(checks) >= 40
+    assert [check for check in checks if not check.passed] == []
+
+
+@pytest.mark.parametrize("kind", ["student", "teacher", "strategy"])
+def test_a_new_plugin_passes_its_own_test(kind: str, tmp_path: Path) -> None:
+    from recstill.recipes.scaffold import write_plugin
+
+    folder = write_plugin("tiny-thing", kind, tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)],
+        cwd=folder, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(folder / "src")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout
+
+
+def test_a_new_plugin_never_overwrites(tmp_path: Path) -> None:
+    from recstill.recipes.scaffold import write_plugin
+
+    write_plugin("tiny-thing", "student", tmp_path)
+    with pytest.raises(PluginError, match="exists already"):
+        write_plugin("tiny-thing", "student", tmp_path)
+    with pytest.raises(PluginError, match="cannot name a plugin"):
+        write_plugin("Bad Name", "student", tmp_path)

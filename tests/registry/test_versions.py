@@ -1,0 +1,141 @@
+"""The registry's rules."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DatabaseError
+from sqlmodel import Session, SQLModel
+
+from recstill.api import RegistryError, UnknownNameError
+from recstill.registry import Registry, open_registry
+from recstill.registry.audit import list_audit
+from recstill.registry.runs import add_run, get_run, metrics_of, record_feature_set, record_metrics
+from recstill.registry.versions import NewVersion, add_version, aliases_of, find_version, list_versions, roll_back, set_alias
+from recstill.settings import Settings
+
+
+def settings_in(folder: Path) -> Settings:
+    return Settings(folder, f"sqlite:///{folder / 'registry.db'}", str(folder / "artifacts"), folder)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return open_registry(settings_in(tmp_path))
+
+
+def add(registry: Registry, session: Session, run_id: str, auc: float = 0.7) -> int:
+    add_run(session, run_id, "r", "ads", {})
+    session.flush()
+    features = record_feature_set(session, {"service": "s", "fingerprint": "f", "views": []})
+    new = NewVersion("ads", "ads", run_id, f"digest-{run_id}", 10, 5, features, {"auc": auc}, [("snapshot", "x", {})])
+    return add_version(registry, session, new).number
+
+
+def test_versions_count_up_and_a_run_registers_once(registry: Registry) -> None:
+    with registry.transaction() as session:
+        assert [add(registry, session, run) for run in ("a", "b")] == [1, 2]
+        features = record_feature_set(session, {"service": "s", "fingerprint": "f", "views": []})
+        again = add_version(registry, session, NewVersion("ads", "ads", "a", "other", 1, 1, features, {}))
+        assert again.number == 1
+        assert len(list_versions(session)) == 2
+
+
+def _add_many(folder: Path, name: str) -> None:
+    registry = open_registry(settings_in(folder))
+    for number in range(15):
+        with registry.transaction() as session:
+            add(registry, session, f"{name}-{number}")
+
+
+def test_processes_that_register_at_once_lose_nothing(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_add_many, args=(tmp_path, name)) for name in "abc"]
+    [worker.start() for worker in workers]
+    [worker.join() for worker in workers]
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    with open_registry(settings_in(tmp_path)).transaction() as session:
+        assert [version.number for version in list_versions(session)] == list(range(1, 46))
+
+
+def test_names_of_versions(registry: Registry) -> None:
+    with registry.transaction() as session:
+        add(registry, session, "a")
+        add(registry, session, "b")
+        set_alias(registry, session, find_version(session, "ads:2"), "champion", reason="")
+        assert find_version(session, "ads@champion").number == find_version(session, "ads").number == 2
+        for wrong, words in [
+            ("adz:1", "Did you mean 'ads'"),
+            ("ads:9", "Known: 1, 2"),
+            ("ads@champoin", "Did you mean 'champion'"),
+        ]:
+            with pytest.raises(UnknownNameError, match=words):
+                find_version(session, wrong)
+        with pytest.raises(RegistryError, match="names no version"):
+            find_version(session, "ads 7")
+
+
+def test_promotion_leaves_previous_behind_and_rollback_swaps(registry: Registry) -> None:
+    with registry.transaction() as session:
+        for run in ("a", "b"):
+            number = add(registry, session, run)
+            set_alias(registry, session, find_version(session, f"ads:{number}"), "champion", reason="better")
+        assert aliases_of(session, "ads") == {"champion": 2, "previous": 1}
+        assert roll_back(registry, session, "ads") == (1, 2)
+        assert aliases_of(session, "ads") == {"champion": 1, "previous": 2}
+        actions = [row.action for row in list_audit(session, "ads")]
+        assert actions == ["alias.rollback", "alias.set", "version.add", "alias.set", "version.add"]
+
+
+@pytest.mark.parametrize("alias", ["latest", "v3", "a b", ""])
+def test_reserved_aliases_are_refused(registry: Registry, alias: str) -> None:
+    with registry.transaction() as session:
+        add(registry, session, "a")
+        with pytest.raises(RegistryError, match="cannot be an alias"):
+            set_alias(registry, session, find_version(session, "ads:1"), alias, reason="")
+
+
+def test_a_failed_transaction_leaves_nothing(registry: Registry) -> None:
+    with pytest.raises(ZeroDivisionError), registry.transaction() as session:
+        add(registry, session, "a")
+        raise ZeroDivisionError
+    with registry.transaction() as session:
+        assert list_versions(session) == []
+        assert list_audit(session) == []
+
+
+@pytest.mark.parametrize("statement", ["update audit set actor = 'x'", "delete from audit"])
+def test_the_audit_log_cannot_be_rewritten(registry: Registry, statement: str) -> None:
+    with registry.transaction() as session:
+        registry.audit(session, "test", "x")
+    with pytest.raises(DatabaseError, match="append-only"), registry.transaction() as session:
+        session.execute(text(statement))
+
+
+def test_migrations_make_the_tables_of_the_models(registry: Registry) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.runtime.migration import MigrationContext
+
+    with registry.engine.connect() as connection:
+        differences = compare_metadata(MigrationContext.configure(connection), SQLModel.metadata)
+    assert [d for d in differences if "modify" not in str(d[0])] == []
+
+
+def test_a_file_that_is_no_registry_is_an_error_with_a_way_out(tmp_path: Path) -> None:
+    (tmp_path / "registry.db").write_bytes(b"this is not a database, and it is long enough" * 100)
+    with pytest.raises(RegistryError, match="cannot be opened.*backup"):
+        open_registry(settings_in(tmp_path))
+
+
+def test_metrics_are_replaced_not_doubled(registry: Registry) -> None:
+    with registry.transaction() as session:
+        add_run(session, "ads-1", "r", "ads", {})
+        session.flush()
+        for value in (0.5, 0.6):
+            record_metrics(session, "ads-1", "student", {"auc": (value, 0.01, 3)})
+            session.flush()
+        assert metrics_of(session, "ads-1") == {"student": {"auc": (0.6, 0.01, 3)}}
+        assert get_run(session, "ads").id == "ads-1"
