@@ -37,6 +37,8 @@ class FusedTables(nn.Module):
 
     def __init__(self, slots: Sequence[Slot], dim: int, optimizer: TableOptimizer, device: torch.device) -> None:
         super().__init__()
+        if dim < 4 or dim % 4:
+            raise ValueError(f"dim must be a multiple of 4 (fused tables read 16 bytes at a time), not {dim}")
         self.num_slots, self.dim = len(slots), dim
         configs = [
             EmbeddingBagConfig(

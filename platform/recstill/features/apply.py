@@ -35,7 +35,13 @@ def apply(store: FeatureStore, contents: RepoContents) -> list[Change]:
     """Apply the definitions, deletions included, and return what changed."""
     _check(contents)
     changes = plan(store, contents)
-    store._apply_diffs(*store.plan(contents))  # what `feast apply` does; `store.apply` would not delete
+    registry_diff, infra_diff, infra = store.plan(contents)
+    for diff in infra_diff.infra_object_diffs:
+        if diff.transition_type == TransitionType.UPDATE:
+            # The home was copied or moved. feast 0.67 would drop the tables at the old place, which may still be in use,
+            # and not make them at the new one.
+            diff.transition_type = TransitionType.CREATE
+    store._apply_diffs(registry_diff, infra_diff, infra)  # what `feast apply` does; `store.apply` would not delete
     return changes
 
 

@@ -16,6 +16,7 @@ from recstill.recipes.config import Recipe, StrategyConfig
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from recstill.api.task import Task
     from recstill.recipes.platform import Platform
 
 STORED_SIGNALS = frozenset({"logits"})
@@ -98,7 +99,7 @@ def _check_names(platform: Platform, data: Mapping[str, Any]) -> list[str]:
         part = data.get(role)
         if isinstance(part, dict):
             model = _look_up(platform, f"{role}s", part.get("name"), f"{role}.name", problems)
-            problems += _unknown_options(model, part.get("options"), f"{role}.options", skip=1) if model else []
+            problems += _check_model(model, part.get("options") or {}, f"{role}.options", task) if model and task else []
     distil = data.get("distil")
     for index, item in enumerate((distil.get("strategies") or []) if isinstance(distil, dict) else []):
         if isinstance(item, dict):
@@ -127,6 +128,21 @@ def _unknown_options(factory: Any, options: object, place: str, skip: int) -> li
         close = difflib.get_close_matches(str(name), known, n=1)
         problems.append(f"{place}.{name}: unknown option" + (f"; did you mean {close[0]!r}?" if close else f"; known: {known}"))
     return sorted(problems)
+
+
+def _check_model(factory: Any, options: object, place: str, task: Task) -> list[str]:
+    """Build the model once on tables of a few rows: what its constructor refuses is a mistake of the recipe."""
+    from recstill.api.models import Slot
+    from recstill.embeddings.tables import TableOptimizer, training_inputs
+
+    if problems := _unknown_options(factory, options, place, skip=1):
+        return problems
+    slots = [Slot(name, name, 3) for name in ("a", "b", "c")]
+    try:
+        factory(training_inputs(4, slots, task.spec.labels, TableOptimizer()), **cast("dict[str, Any]", options))
+    except Exception as error:  # whatever a plugin's constructor raises is about these options
+        return [f"{place}: {error}"]
+    return []
 
 
 def _check_strategy(platform: Platform, item: Mapping[str, Any], place: str, auction: bool) -> list[str]:

@@ -203,7 +203,7 @@ def _score(run: Run, teacher: str) -> StoredSignals:
     def score() -> dict[str, Any]:
         model = load_trained(run, "teacher", "teacher")
         parts = [run.rows.tensors("teacher", split) for split in ("train", "valid")]
-        logits = [predict(model, part) for part in parts]
+        logits = [predict(model, part, bf16=run.recipe.teacher.training.bf16) for part in parts]
         row_ids = torch.cat([part.row_ids for part in parts]).numpy()
         together = {label: torch.cat([part[label] for part in logits]).numpy() for label in logits[0]}
         write_signals(key, row_ids, together, run.snapshot.meta["num_rows"], root)

@@ -92,7 +92,7 @@ def _fit(
     truth = valid.labels[primary.name].numpy()
 
     def evaluate(current: nn.Module) -> dict[str, float]:
-        predicted = predictions_of(primary, predict(current, valid)[primary.name].numpy())
+        predicted = predictions_of(primary, predict(current, valid, bf16=config.bf16)[primary.name].numpy())
         if primary.kind in ("binary", "count"):
             return {"score": auc(truth, predicted)}
         hit = predicted.argmax(1) == truth if primary.kind == "multiclass" else -((predicted - truth) ** 2)

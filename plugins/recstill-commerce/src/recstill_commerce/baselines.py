@@ -24,7 +24,7 @@ def lightgbm_baseline(
     seed: int,
     progress: Callable[[str], None],
 ) -> Mapping[str, NDArray[np.float32]]:
-    """Gradient-boosted trees: up to 300 of 31 leaves, stopped early on the validation split, one model per label."""
+    """Gradient-boosted trees: up to 200 of 31 leaves, stopped early on the validation split, one model per label."""
     import lightgbm
 
     names = sorted(train.features)
@@ -32,7 +32,7 @@ def lightgbm_baseline(
     # High-cardinality ids as categories overfit and take minutes; LightGBM's own advice is to treat them as numbers.
     categorical = [name for name in train.categorical if len(np.unique(train.features[name])) <= 500]
     settings = {
-        "num_leaves": 31, "learning_rate": 0.1, "seed": seed, "verbose": -1, "num_threads": 2, "deterministic": True,
+        "num_leaves": 31, "learning_rate": 0.15, "seed": seed, "verbose": -1, "num_threads": 2, "deterministic": True,
         "force_col_wise": True, "feature_pre_filter": False,
     }  # fmt: skip
     learn = lightgbm.Dataset(
@@ -47,7 +47,7 @@ def lightgbm_baseline(
         check.set_label(valid.labels[label.name])
         stop = lightgbm.early_stopping(20, verbose=False)
         booster = lightgbm.train(
-            {**settings, "objective": _OBJECTIVES[label.kind]}, learn, 300, valid_sets=[check], callbacks=[stop]
+            {**settings, "objective": _OBJECTIVES[label.kind]}, learn, 200, valid_sets=[check], callbacks=[stop]
         )
         progress(f"{label.name}, {booster.best_iteration} trees")
         predictions[label.name] = np.asarray(booster.predict(matrices[2]), np.float32)
