@@ -36,6 +36,7 @@ student:
   features: ads_v1
   register_as: ads
   options: {dim: 4, hidden: [16]}
+  table_dtype: float16
   training: {epochs: 2, batch_size: 512, learning_rate: 0.003, checkpoint_steps: 5}
 distil:
   strategies: [{name: auxiliary-head, weight: 2.0}]

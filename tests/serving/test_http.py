@@ -65,6 +65,7 @@ def test_unknown_entities_are_scored_and_reported(client: httpx.Client) -> None:
     body = client.post(URL, json={"household_id": 99_999_999, "product_ids": [1, 2, 3]}).json()
     assert body["degraded"] is True
     assert body["unknown"] == {"household_id": True, "product_ids": [1, 2, 3]}
+    assert body["unseen"] == {"household_id": True, "product_ids": [1, 2, 3]}
     assert body["missing_views"]["product_attributes"] == 3
     assert len(body["scores"]) == 3
 

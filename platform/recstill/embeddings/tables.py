@@ -79,10 +79,11 @@ class ConcatenatedTables(nn.Module):
         self.offsets: Tensor
 
     def forward(self, sparse: Tensor | SplitIds) -> Tensor:
+        # The table may be stored in float16; what follows computes in float32.
         if isinstance(sparse, Tensor):
-            return self.embedding(sparse + self.offsets)
-        query = self.embedding(sparse.query + self.offsets[sparse.query_slots])
-        items = self.embedding(sparse.items + self.offsets[sparse.item_slots])
+            return self.embedding(sparse + self.offsets).float()
+        query = self.embedding(sparse.query + self.offsets[sparse.query_slots]).float()
+        items = self.embedding(sparse.items + self.offsets[sparse.item_slots]).float()
         together = torch.cat([query.expand(items.shape[0], -1, -1), items], 1)
         return together.index_select(1, sparse.order)
 
@@ -129,10 +130,20 @@ def portable_state(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
+def round_tables(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a portable state whose tables are float16, and give the training model the same rounded values."""
+    tables = {f"{prefix}.embedding.weight" for prefix, module in model.named_modules() if isinstance(module, FusedTables)}
+    rounded = {name: value.half() if name in tables else value for name, value in state.items()}
+    load_portable_state(model, rounded)
+    return rounded
+
+
 def load_portable_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load what `portable_state` gave, into a training or an exporting model."""
+    """Load what `portable_state` gave, into a training or an exporting model; the latter takes the tables' precision."""
     remaining = dict(state)
     for prefix, module in model.named_modules():
+        if isinstance(module, ConcatenatedTables):
+            module.embedding.to(remaining[f"{prefix}.embedding.weight"].dtype)
         if isinstance(module, FusedTables):
             matrix, start = remaining.pop(f"{prefix}.embedding.weight"), 0
             for config in module.collection.embedding_bag_configs():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,13 +14,17 @@ class _Part(BaseModel):
 
 
 class ModelConfig(_Part):
-    """A teacher or a student: its name in the catalog, its feature service, its options, how it is trained."""
+    """A teacher or a student: its name in the catalog, its feature service, its options, how it is trained.
+
+    table_dtype: float16 rounds the tables after training, before anything is measured, and halves their bytes.
+    """
 
     name: str
     features: str
     options: dict[str, Any] = Field(default_factory=dict)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     register_as: str
+    table_dtype: Literal["float32", "float16"] = "float32"
 
 
 class TeacherConfig(ModelConfig):

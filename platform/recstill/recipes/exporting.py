@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from recstill.data.bundle import bundle_size, write_manifest
 from recstill.data.files import new_folder, sha256_of
 from recstill.data.transform import Encoded
-from recstill.embeddings.tables import export_inputs
+from recstill.embeddings.tables import export_inputs, load_portable_state
 from recstill.evaluation.metrics import predictions_of
 from recstill.export.graph import Layout, export_graph
 from recstill.recipes.rows import Role, largest_groups
@@ -37,7 +37,7 @@ def export_bundle(run: Run, role: Role, name: str, seed: int, metrics: dict[str,
     features = run.rows.teacher if role == "teacher" else run.rows.student
     inputs = export_inputs(transform.num_dense, transform.slots, run.task.spec.labels)
     model = run.platform.catalog(f"{role}s")[part.name](inputs, **part.options)
-    model.load_state_dict(load_file(run.weights(name)))
+    load_portable_state(model, load_file(run.weights(name)))
     query_dense, item_dense = sides.dense_places(transform)
     query_slots, item_slots = sides.slot_places(transform)
     distribution, version, _ = run.platform.plugin_of(f"{role}s", part.name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -36,6 +36,7 @@ class RunRows:
     task: TaskSpec
     teacher: FeatureSet
     student: FeatureSet
+    _tensors: dict[tuple[Role, str], TensorRows] = field(default_factory=dict)
 
     def features(self, role: Role) -> tuple[FeatureSpec, ...]:
         """The features that a role may see."""
@@ -66,8 +67,18 @@ class RunRows:
         dense, ids = transform.dense_index(names), transform.id_index(names)
         return Encoded(encoded.dense[rows][:, dense], encoded.ids[rows][:, ids])
 
+    def forget(self, role: Role) -> None:
+        """Free the tensors of a role that is trained."""
+        for key in [key for key in self._tensors if key[0] == role]:
+            del self._tensors[key]
+
     def tensors(self, role: Role, split: str) -> TensorRows:
-        """A split as tensors, ready to train on."""
+        """A split as tensors, ready to train on; built once."""
+        if (role, split) not in self._tensors:
+            self._tensors[role, split] = self._build(role, split)
+        return self._tensors[role, split]
+
+    def _build(self, role: Role, split: str) -> TensorRows:
         rows = self.snapshot.rows_of(split)
         if not len(rows):
             raise ConfigError(f"Snapshot {self.snapshot.id}", [f"its {split} split is empty"])

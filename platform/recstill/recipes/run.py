@@ -212,6 +212,7 @@ def _score(run: Run, teacher: str) -> StoredSignals:
     if not has_signals(key, root):
         (run.folder / "state" / "score.json").unlink(missing_ok=True)
     run.stage("score", score)
+    run.rows.forget("teacher")
     return read_signals(key, root)
 
 

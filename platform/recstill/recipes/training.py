@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from recstill.api.strategy import StrategyContext
 from recstill.distillation.objective import Objective, Weighted, hidden_widths
-from recstill.embeddings.tables import TableOptimizer, load_portable_state, portable_state, training_inputs
+from recstill.embeddings.tables import TableOptimizer, load_portable_state, portable_state, round_tables, training_inputs
 from recstill.evaluation.metrics import auc, evaluate_predictions, predictions_of
 from recstill.recipes.loading import build_strategy
 from recstill.training.checkpoint import Checkpoints
@@ -57,6 +57,8 @@ def train(run: Run, name: str, role: Role, seed: int, signals: StoredSignals | N
         history += _fit(run, f"{name}.fine-tune", role, tuned, fine_tune, seed, None)
         model = tuned
     state = portable_state(model)
+    if (run.recipe.teacher if role == "teacher" else run.recipe.student).table_dtype == "float16":
+        state = round_tables(model, state)
     temporary = run.weights(name).with_suffix(".new")
     save_file(state, temporary)
     temporary.replace(run.weights(name))

@@ -122,6 +122,10 @@ def answer(scorer: Scorer, items: list[Any], scored: Scored) -> dict[str, Any]:
         "model_version": scorer.version,
         "degraded": bool(scored.missing_views),
         "unknown": {endpoint.query_key: scored.unknown_query, endpoint.items_field: unknown_items},
+        "unseen": {
+            endpoint.query_key: scored.unseen_query,
+            endpoint.items_field: [items[place] for place in np.flatnonzero(scored.unseen_items).tolist()],
+        },
         "missing_views": dict(scored.missing_views),
         "scores": ranked,
     }

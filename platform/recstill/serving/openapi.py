@@ -51,6 +51,7 @@ def _operation(task: TaskSpec) -> dict[str, Any]:
             "model_version": {"type": "string"},
             "degraded": {"type": "boolean", "description": "some features were missing; see missing_views"},
             "unknown": {"type": "object", "description": "entities without any features"},
+            "unseen": {"type": "object", "description": "entities that training did not learn; scored by hashed ids"},
             "missing_views": {"type": "object", "additionalProperties": {"type": "integer"}},
             "scores": {"type": "array", "items": {"type": "object", "properties": score}},
         },

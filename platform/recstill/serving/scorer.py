@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnxruntime as ort
 
 from recstill.api.errors import BundleError
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from recstill.data.encoders import Values
@@ -25,11 +25,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores {label: (N,)} in the order of the request, what was unknown, and which views lacked rows."""
+    """Scores {label: (N,)} in the order of the request, and what they rest on.
+
+    unknown: entities without any features. unseen: entities whose id training never saw often enough to learn it; they are
+    scored by a hashed id. missing_views: by view, how many rows it lacked.
+    """
 
     scores: Mapping[str, NDArray[np.float32]]
     unknown_query: bool
     unknown_items: NDArray[np.bool_]
+    unseen_query: bool
+    unseen_items: NDArray[np.bool_]
     missing_views: Mapping[str, int]
 
 
@@ -70,10 +76,25 @@ class Scorer:
         self.task = self.manifest.task
         self.features = FeatureLookup(self.manifest, self.graph.transform, store)
         self.store = store
+        self._id_features = {feature.name for feature in self.graph.transform.features if feature.view == "key"}
 
     def score(self, entity: int | str, ids: Values, context: Mapping[str, int | float | str | None]) -> Scored:
         """Score items for one query entity. Unknown entities are scored by their hashed ids and what features they have."""
         query, missing = self.features.query(entity, context)
         items, rows, counts = self.features.items(entity, ids)
         scores = self.graph.run(query, items)
-        return Scored(scores, bool(missing), rows < 0, {**dict.fromkeys(missing, 1), **counts})
+        endpoint = self.task.endpoint
+        return Scored(
+            scores,
+            bool(missing),
+            rows < 0,
+            bool(self._unseen(endpoint.query_key, np.array([entity]))[0]),
+            self._unseen(endpoint.item_key, ids),
+            {**dict.fromkeys(missing, 1), **counts},
+        )
+
+    def _unseen(self, key: str, ids: Values) -> NDArray[np.bool_]:
+        """Say which ids have no row of their own; none, for a model that does not look at them."""
+        if key not in self._id_features:
+            return np.zeros(len(ids), bool)
+        return ~self.graph.transform.knows(key, ids)

@@ -33,8 +33,12 @@ FEATURES = (
     *_categorical("product_attributes", "department", "brand", "category"),
     *_numeric(
         "product_history", "p_weeks_since", "p_buyers_1w", "p_buyers_4w", "p_buyers_12w", "p_buyers_all",
-        "p_buyers_per_week", "p_discount_share_4w", "p_discount_share", "p_price", "p_last_price", "p_price_ratio",
-        "p_display_share", "p_mailer_share",
+        "p_buyers_per_week", "p_price", "p_last_price",
+    ),
+    # What decides between full price and discount has thresholds; as buckets a network finds them in one epoch.
+    *_numeric(
+        "product_history", "p_discount_share_4w", "p_discount_share", "p_price_ratio", "p_display_share", "p_mailer_share",
+        buckets=16,
     ),
     *_numeric(
         "household_department", "hd_weeks_since", "hd_items_4w", "hd_items_12w", "hd_items_all", "hd_spend_12w",

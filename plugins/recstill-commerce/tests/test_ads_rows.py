@@ -1,0 +1,77 @@
+"""Rows of the ads task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from recstill_commerce.task import AdsOptions, AdsTask
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two weeks of training, one of validation, one of test; 30 households buying by a rule."""
+    folder = tmp_path_factory.mktemp("raw")
+    duckdb.execute(f"""copy (
+        select (i % 30)::bigint household_id, (i % 7)::bigint store_id, i::bigint basket_id, ((i * 17) % 90)::bigint product_id,
+            1::bigint quantity, 2.5::double sales_value, (i % 3)::double retail_disc, 0.0::double coupon_disc,
+            (40 + i % 4)::bigint week, timestamp '2017-09-25 12:00:00' + interval 7 day * (i % 4) transaction_timestamp
+        from range(4000) t(i)) to '{folder}/transactions.parquet'""")
+    return folder
+
+
+OPTIONS = AdsOptions(train_from=40, valid_from=42, test_from=43, test_to=43, negatives=2.0)
+
+
+def test_positives_are_the_purchases_and_negatives_were_not_bought(raw: Path) -> None:
+    rows = AdsTask().rows(raw, OPTIONS).to_pandas()
+    bought = duckdb.sql(f"select distinct household_id, product_id, week from '{raw}/transactions.parquet'").df()
+    positive = rows[rows.purchase == 1]
+    assert len(positive) == len(bought)
+    both = rows[rows.purchase == 0].merge(bought, on=["household_id", "product_id", "week"])
+    assert both.empty
+    assert not rows.duplicated(["household_id", "product_id", "week"]).any()
+    assert (rows[rows.purchase == 0][["promo_purchase", "spend"]] == 0).all().all()
+
+
+def test_splits_follow_the_weeks_and_rates_are_recorded(raw: Path) -> None:
+    rows = AdsTask().rows(raw, OPTIONS).to_pandas()
+    assert rows.groupby("split").week.agg(["min", "max"]).to_dict("index") == {
+        "train": {"min": 40, "max": 41}, "valid": {"min": 42, "max": 42}, "test": {"min": 43, "max": 43},
+    }  # fmt: skip
+    assert (rows[rows.purchase == 1].sampling_rate == 1).all()
+    assert rows[rows.purchase == 0].sampling_rate.between(0, 1, inclusive="neither").all()
+    assert rows.groupby(["household_id", "week"]).store_id.nunique().max() == 1
+
+
+def test_the_same_options_give_the_same_rows_and_another_seed_others(raw: Path) -> None:
+    first, again = (AdsTask().rows(raw, OPTIONS) for _ in range(2))
+    assert first.equals(again)
+    assert not first.equals(AdsTask().rows(raw, OPTIONS.model_copy(update={"seed": 8})))
+
+
+def test_the_recorded_rate_is_the_chance_of_a_pair_to_be_drawn(raw: Path) -> None:
+    """Over many seeds, how often a pair is drawn is what its rate says."""
+    counts: dict[tuple[int, int], int] = {}
+    rates: dict[tuple[int, int], list[float]] = {}
+    for seed in range(60):
+        rows = AdsTask().rows(raw, OPTIONS.model_copy(update={"seed": seed})).to_pandas()
+        for row in rows[(rows.purchase == 0) & (rows.week == 40)].itertuples():
+            pair = (row.household_id, row.product_id)
+            counts[pair] = counts.get(pair, 0) + 1
+            rates.setdefault(pair, []).append(row.sampling_rate)
+    drawn = np.mean([count / 60 for count in counts.values()])
+    said = np.mean([np.mean(rate) for rate in rates.values()])
+    assert drawn == pytest.approx(said, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"train_from": 10}, {"valid_from": 40}, {"test_to": 99}, {"negatives": 0}, {"power": 1.0}, {"weeks": 3}]
+)
+def test_options_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        AdsOptions(**wrong)
