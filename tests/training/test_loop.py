@@ -90,3 +90,21 @@ def test_tables_follow_row_wise_adagrad_exactly() -> None:
         touched = accumulated > 0
         expected[touched] -= 0.5 * gradient[touched] / (accumulated[touched].sqrt() + 1e-8).unsqueeze(1)
         assert torch.allclose(weight, expected, atol=1e-5)
+
+
+def test_l2_shrinks_the_rows_seen_and_only_those() -> None:
+    norms = []
+    for l2 in (0.0, 10.0):
+        torch.manual_seed(0)
+        model = SmallDCN(training_inputs(NUM_DENSE, SLOTS, LABELS, TableOptimizer(0.05, l2=l2)))
+        weight = next(m for m in model.modules() if isinstance(m, FusedTables)).collection.state_dict()[
+            "embedding_bags.item.weight"
+        ]
+        before, rows = weight.clone(), sample_rows(20)
+        fit(model, rows, lambda o, b: supervised_loss(LABELS, o, b), CONFIG, seed=0, evaluate=lambda _: {"score": 0.0})
+        seen = rows.ids[:, [slot.name for slot in SLOTS].index("item")].unique().long()
+        unseen = torch.ones(len(weight), dtype=torch.bool)
+        unseen[seen] = False
+        assert torch.equal(weight[unseen], before[unseen])
+        norms.append(weight[seen].norm().item())
+    assert norms[1] < 0.9 * norms[0]

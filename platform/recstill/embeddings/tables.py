@@ -29,11 +29,15 @@ class TableOptimizer:
 
     learning_rate: float = 0.1
     eps: float = 1e-8
-    weight_decay: float = 0.0
+    l2: float = 0.0
 
 
 class FusedTables(nn.Module):
-    """TorchRec tables whose optimizer runs inside the backward pass. forward: KeyedJaggedTensor -> (B, F, dim)."""
+    """TorchRec tables whose optimizer runs inside the backward pass. forward: KeyedJaggedTensor -> (B, F, dim).
+
+    penalty: with l2, half of l2 times the mean squared norm of the vectors of the last batch, for the loss to add. It pulls
+    on the rows seen only; fbgemm's own weight decay does nothing on CPUs.
+    """
 
     def __init__(self, slots: Sequence[Slot], dim: int, optimizer: TableOptimizer, device: torch.device) -> None:
         super().__init__()
@@ -47,15 +51,18 @@ class FusedTables(nn.Module):
                 embedding_dim=dim,
                 feature_names=[slot.name for slot in slots if slot.table == table],
                 pooling=PoolingType.SUM,
-                init_fn=lambda weight: nn.init.normal_(weight, std=0.01),
             )
             for table in dict.fromkeys(slot.table for slot in slots)
         ]
-        options = {"lr": optimizer.learning_rate, "eps": optimizer.eps, "weight_decay": optimizer.weight_decay}
+        options = {"lr": optimizer.learning_rate, "eps": optimizer.eps}
         self.collection = FusedEmbeddingBagCollection(configs, RowWiseAdagrad, options, device=device)
+        self.l2 = optimizer.l2
+        self.penalty: Tensor | None = None
 
     def forward(self, sparse: KeyedJaggedTensor) -> Tensor:
         pooled: Tensor = self.collection(sparse).values()
+        if self.l2 and self.training:
+            self.penalty = 0.5 * self.l2 * pooled.square().sum(1).mean()
         return pooled.view(-1, self.num_slots, self.dim)
 
 
@@ -86,6 +93,11 @@ class ConcatenatedTables(nn.Module):
         items = self.embedding(sparse.items + self.offsets[sparse.item_slots]).float()
         together = torch.cat([query.expand(items.shape[0], -1, -1), items], 1)
         return together.index_select(1, sparse.order)
+
+
+def table_penalty(model: nn.Module) -> Tensor | float:
+    """Return the sum of the penalties of all tables for the last batch."""
+    return sum((m.penalty for m in model.modules() if isinstance(m, FusedTables) and m.penalty is not None), 0.0)
 
 
 @dataclass(frozen=True)

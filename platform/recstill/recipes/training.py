@@ -33,7 +33,7 @@ def build_model(run: Run, role: Role, seed: int, config: TrainingConfig) -> nn.M
     """Return a fresh model with training tables."""
     part: ModelConfig = run.recipe.teacher if role == "teacher" else run.recipe.student
     transform = run.rows.transform(role)
-    tables = TableOptimizer(config.table_learning_rate, weight_decay=config.table_l2)
+    tables = TableOptimizer(config.table_learning_rate, l2=config.table_l2)
     torch.manual_seed(seed)
     inputs = training_inputs(transform.num_dense, transform.slots, run.task.spec.labels, tables)
     model: nn.Module = run.platform.catalog(f"{role}s")[part.name](inputs, **part.options)

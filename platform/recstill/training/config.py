@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class TrainingConfig(BaseModel):
-    """Options of one training stage. `l2` decays the dense weights (AdamW), `table_l2` the rows seen."""
+    """Options of one training stage. `l2` decays the dense weights (AdamW), `table_l2` the table rows seen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

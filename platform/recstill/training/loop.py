@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recstill.api.batch import Batch, Output
-from recstill.embeddings.tables import FusedTables
+from recstill.embeddings.tables import FusedTables, table_penalty
 
 if TYPE_CHECKING:
     from recstill.embeddings.batches import TensorRows
@@ -95,7 +95,7 @@ def fit(
             batch = rows.batch(order[start : start + config.batch_size])
             _warm_up(optimizer, config, step)
             optimizer.zero_grad(set_to_none=True)
-            loss = loss_of(forward(batch), batch)
+            loss = loss_of(forward(batch), batch) + table_penalty(model)
             loss.backward()
             optimizer.step()
             step, loss_sum = step + 1, loss_sum + loss.item()

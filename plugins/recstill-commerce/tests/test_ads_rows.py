@@ -17,10 +17,12 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two weeks of training, one of validation, one of test; 30 households buying by a rule."""
     folder = tmp_path_factory.mktemp("raw")
     duckdb.execute(f"""copy (
-        select (i % 30)::bigint household_id, (i % 7)::bigint store_id, i::bigint basket_id, ((i * 17) % 90)::bigint product_id,
-            1::bigint quantity, 2.5::double sales_value, (i % 3)::double retail_disc, 0.0::double coupon_disc,
-            (40 + i % 4)::bigint week, timestamp '2017-09-25 12:00:00' + interval 7 day * (i % 4) transaction_timestamp
-        from range(4000) t(i)) to '{folder}/transactions.parquet'""")
+        select (i % 30)::bigint as household_id, (i % 7)::bigint as store_id, i::bigint as basket_id, ((i * 17) % 90)::bigint as product_id,
+            1::bigint as quantity,
+            2.5::double as sales_value, (i % 3)::double as retail_disc, 0.0::double as coupon_disc,
+            (40 + i % 4)::bigint as week,
+            timestamp '2017-09-25 12:00:00' + interval 7 day * (i % 4) as transaction_timestamp
+        from range(4000) as t(i)) to '{folder}/transactions.parquet'""")
     return folder
 
 
@@ -55,18 +57,15 @@ def test_the_same_options_give_the_same_rows_and_another_seed_others(raw: Path) 
 
 
 def test_the_recorded_rate_is_the_chance_of_a_pair_to_be_drawn(raw: Path) -> None:
-    """Over many seeds, how often a pair is drawn is what its rate says."""
-    counts: dict[tuple[int, int], int] = {}
-    rates: dict[tuple[int, int], list[float]] = {}
-    for seed in range(60):
+    """Weighted by one over its rate, the sample stands for every pair that was not bought (Horvitz and Thompson, 1952)."""
+    totals = []
+    for seed in range(40):
         rows = AdsTask().rows(raw, OPTIONS.model_copy(update={"seed": seed})).to_pandas()
-        for row in rows[(rows.purchase == 0) & (rows.week == 40)].itertuples():
-            pair = (row.household_id, row.product_id)
-            counts[pair] = counts.get(pair, 0) + 1
-            rates.setdefault(pair, []).append(row.sampling_rate)
-    drawn = np.mean([count / 60 for count in counts.values()])
-    said = np.mean([np.mean(rate) for rate in rates.values()])
-    assert drawn == pytest.approx(said, rel=0.1)
+        week = rows[rows.week == 40]
+        totals.append((1 / week[week.purchase == 0].sampling_rate).sum())
+    bought = week[week.purchase == 1]
+    expected = bought.household_id.nunique() * bought.product_id.nunique() - len(bought)
+    assert np.mean(totals) == pytest.approx(expected, rel=0.1)
 
 
 @pytest.mark.parametrize(
