@@ -17,7 +17,8 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two weeks of training, one of validation, one of test; 30 households buying by a rule."""
     folder = tmp_path_factory.mktemp("raw")
     duckdb.execute(f"""copy (
-        select (i % 30)::bigint as household_id, (i % 7)::bigint as store_id, i::bigint as basket_id, ((i * 17) % 90)::bigint as product_id,
+        select (i % 30)::bigint as household_id, (i % 7)::bigint as store_id,
+            i::bigint as basket_id, ((i * 17) % 90)::bigint as product_id,
             1::bigint as quantity,
             2.5::double as sales_value, (i % 3)::double as retail_disc, 0.0::double as coupon_disc,
             (40 + i % 4)::bigint as week,
