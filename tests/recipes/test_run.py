@@ -187,7 +187,7 @@ def test_garbage_collection_keeps_what_versions_name(home_copy: Settings, tmp_pa
     assert [row["state"] for row in verify_versions(platform, None)] == ["ok", "ok"]
 
 
-def _kill_and_check(settings: Settings, arguments: list[str], delay: float) -> bool:
+def _kill_and_assert_whole(settings: Settings, arguments: list[str], delay: float) -> bool:
     """Start a command, kill -9 it after `delay` seconds, and check that what is stored holds together."""
     process = subprocess.Popen(
         [sys.executable, "-m", "recstill", *arguments], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=os.environ
@@ -211,13 +211,13 @@ def _runs(platform: Platform) -> list[str]:
         return [run.id for run in list_runs(session)]
 
 
-def _kill_runs(settings: Settings, recipe_file: Path, finished: Finished, moments: int) -> None:
+def _assert_runs_survive(settings: Settings, recipe_file: Path, finished: Finished, moments: int) -> None:
     expected = finished[1].metrics
     random = np.random.default_rng(3)
     killed = 0
     for delay in random.uniform(7, 25, moments):
         known = set(_runs(Platform.open(settings)))
-        killed += _kill_and_check(settings, ["run", str(recipe_file)], float(delay))
+        killed += _kill_and_assert_whole(settings, ["run", str(recipe_file)], float(delay))
         started = set(_runs(Platform.open(settings))) - known
         for run_id in started:
             result = resume_run(Platform.open(settings), run_id)
@@ -231,7 +231,7 @@ def _kill_runs(settings: Settings, recipe_file: Path, finished: Finished, moment
 def test_a_run_killed_at_random_moments_resumes_to_the_same_metrics(
     home_copy: Settings, recipe_file: Path, finished: Finished
 ) -> None:
-    _kill_runs(home_copy, recipe_file, finished, 2)
+    _assert_runs_survive(home_copy, recipe_file, finished, 2)
 
 
 @pytest.mark.slow
@@ -239,28 +239,28 @@ def test_a_run_killed_at_random_moments_resumes_to_the_same_metrics(
 def test_a_run_killed_at_20_random_moments_resumes_to_the_same_metrics(
     home_copy: Settings, recipe_file: Path, finished: Finished
 ) -> None:
-    _kill_runs(home_copy, recipe_file, finished, 20)
+    _assert_runs_survive(home_copy, recipe_file, finished, 20)
 
 
-def _kill_promotions(settings: Settings, moments: int) -> None:
+def _assert_promotions_survive(settings: Settings, moments: int) -> None:
     for place, delay in enumerate(np.random.default_rng(4).uniform(0.2, 2.5, moments)):
-        _kill_and_check(settings, ["models", "promote", "ads:1", "--alias", f"shadow-{place}"], float(delay))
+        _kill_and_assert_whole(settings, ["models", "promote", "ads:1", "--alias", f"shadow-{place}"], float(delay))
 
 
 def test_promotions_killed_at_random_moments_leave_a_valid_registry(home_copy: Settings) -> None:
-    _kill_promotions(home_copy, 4)
+    _assert_promotions_survive(home_copy, 4)
 
 
 @pytest.mark.slow
 def test_promotions_killed_at_20_random_moments_leave_a_valid_registry(home_copy: Settings) -> None:
-    _kill_promotions(home_copy, 20)
+    _assert_promotions_survive(home_copy, 20)
 
 
-def _kill_materializations(settings: Settings, moments: int) -> None:
+def _assert_materializations_survive(settings: Settings, moments: int) -> None:
     from recstill.recipes.features import materialize_features, verify_features
 
     for delay in np.random.default_rng(5).uniform(4, 14, moments):
-        _kill_and_check(settings, ["features", "materialize"], float(delay))
+        _kill_and_assert_whole(settings, ["features", "materialize"], float(delay))
         checks = verify_features(Platform.open(settings), 50)
         assert sum(check.packed_differences for check in checks) == 0
     materialize_features(Platform.open(settings), None, lambda _: None)
@@ -269,13 +269,13 @@ def _kill_materializations(settings: Settings, moments: int) -> None:
 
 
 def test_materializations_killed_at_random_moments_leave_a_whole_version(home_copy: Settings) -> None:
-    _kill_materializations(home_copy, 2)
+    _assert_materializations_survive(home_copy, 2)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_materializations_killed_at_20_random_moments_leave_a_whole_version(home_copy: Settings) -> None:
-    _kill_materializations(home_copy, 20)
+    _assert_materializations_survive(home_copy, 20)
 
 
 def _flip(path: Path) -> None:

@@ -26,11 +26,16 @@ _MISSING_INT = np.iinfo(np.int64).min
 
 def combine_keys(columns: Sequence[Values]) -> NDArray[np.uint64]:
     """Fold one or more join-key columns into one 64-bit key per row."""
-    keys = to_keys(columns[0])
+    return fold_keys([to_keys(column) for column in columns])
+
+
+def fold_keys(parts: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
+    """Fold the 64-bit keys of join-key columns, in order, into one per row."""
+    folded = parts[0]
     with np.errstate(over="ignore"):
-        for column in columns[1:]:
-            keys = (keys * np.uint64(0x9E3779B97F4A7C15)) ^ to_keys(column)
-    return keys
+        for part in parts[1:]:
+            folded = (folded * np.uint64(0x9E3779B97F4A7C15)) ^ part
+    return folded
 
 
 @dataclass(frozen=True)

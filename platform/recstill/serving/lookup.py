@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from recstill.api.errors import FeatureError
 from recstill.data.encoders import Values, to_keys
+from recstill.data.packed import fold_keys
 from recstill.data.transform import Encoded, Transform
 
 if TYPE_CHECKING:
@@ -80,12 +81,7 @@ class FeatureLookup:
         missing = {name: int(np.sum(~has[rows].astype(bool))) for name, has in self._items.view_rows.items()}
         query_key = to_keys(np.array([entity], dtype=np.int64 if isinstance(entity, int) else object))
         for table, join_keys in self._crossed:
-            crossed = None
-            for key in join_keys:
-                part = self._key_part(key, query_key, keys, rows)
-                with np.errstate(over="ignore"):
-                    crossed = part if crossed is None else (crossed * np.uint64(0x9E3779B97F4A7C15)) ^ part
-            assert crossed is not None
+            crossed = fold_keys([self._key_part(key, query_key, keys, rows) for key in join_keys])
             parts.append(table.encoded.take(table.find(crossed)))
         together = Encoded(np.concatenate([p.dense for p in parts], 1), np.concatenate([p.ids for p in parts], 1))
         return together, np.where(known, rows, -1), {name: count for name, count in missing.items() if count}
