@@ -89,6 +89,9 @@ def fit(
         history, best, step, loss_sum = found
     while step < num_steps * config.epochs and not history.is_stale(config.patience):
         epoch, done = divmod(step, num_steps)
+        if not done and epoch and history.best_epoch == epoch - 1:
+            # Copied only when training goes on from the best weights: tables of 10 M rows cost as much as several steps.
+            best = {name: value.detach().clone() for name, value in model.state_dict().items()}
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
         model.train()
         for start in range(done * config.batch_size, len(rows), config.batch_size):
@@ -107,11 +110,11 @@ def fit(
         history.epochs.append(metrics)
         if metrics["score"] > history.best_score:
             history.best_epoch, history.best_score = epoch, metrics["score"]
-            best = {name: value.detach().clone() for name, value in model.state_dict().items()}
         after_epoch(epoch, metrics)
         if checkpoints is not None:
-            checkpoints.save(trained, optimizer, history, best, step, loss_sum)
-    if best:
+            earlier = {} if history.best_epoch == epoch else best
+            checkpoints.save(trained, optimizer, history, earlier, step, loss_sum)
+    if best and history.best_epoch < len(history.epochs) - 1:
         model.load_state_dict(best)
     model.eval()
     return history
