@@ -47,8 +47,9 @@ class Finding:
 
 def examine(settings: Settings) -> list[Finding]:
     """Look at versions, device, stores and plugins. Nothing is created or changed outside the registry."""
+    recent = sys.version_info >= (3, 11)
     findings = [
-        Finding("python", "ok" if sys.version_info >= (3, 11) else "missing", machine.python_version(), "use 3.11 or newer")
+        Finding("python", "ok" if recent else "missing", machine.python_version(), "" if recent else "use 3.11 or newer")
     ]
     findings += [_package(name) for name in _PACKAGES]
     findings += [_device(), _disk(settings.home), _registry(settings), _features(settings)]
