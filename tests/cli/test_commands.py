@@ -110,6 +110,13 @@ def test_disabled_plugins_take_no_part_until_enabled_again(home_copy: Settings) 
     assert call("tasks", "show", "ads").exit_code == 0
 
 
+def test_a_recipe_that_needs_a_disabled_plugin_names_it(home_copy: Settings, recipe_file: Path) -> None:
+    call("plugins", "disable", "recstill-rankers")
+    result = call("run", str(recipe_file))
+    assert result.exit_code == 1
+    assert "'recstill-rankers' offers it but takes no part: `recstill plugins register recstill-rankers`" in result.output
+
+
 def test_doctor_reports_versions_stores_and_plugins(platform: Platform) -> None:
     result = call("doctor", "-o", "json")
     found = {row["thing"]: row for row in json.loads(result.stdout)}

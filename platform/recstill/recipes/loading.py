@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from recstill.api.errors import ConfigError, PluginError, UnknownNameError
+from recstill.plugins.manager import load_plugins
 from recstill.recipes.config import Recipe, StrategyConfig
 
 if TYPE_CHECKING:
@@ -115,8 +117,17 @@ def _look_up(platform: Platform, kind: str, name: object, place: str, problems: 
     try:
         return platform.catalog(kind)[name]
     except (UnknownNameError, PluginError) as error:
-        problems.append(f"{place}: {error}")
+        problems.append(f"{place}: {error}{_who_else(kind, name)}")
         return None
+
+
+def _who_else(kind: str, name: str) -> str:
+    """Say which installed plugin offers a name that no registered and enabled one does."""
+    for plugin in load_plugins().loaded:
+        with contextlib.suppress(PluginError):
+            if name in load_plugins(only={plugin.name}).catalog(kind):
+                return f" Plugin {plugin.name!r} offers it but takes no part: `recstill plugins register {plugin.name}`."
+    return ""
 
 
 def _unknown_options(factory: Any, options: object, place: str, skip: int) -> list[str]:
