@@ -9,7 +9,7 @@ import shutil
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from recstill.data.files import new_folder, read_json, write_json
+from recstill.data.files import new_folder, write_json
 from recstill.data.packed import PackedStore, open_store, write_view
 from recstill.data.snapshot import to_numpy
 from recstill.features.repo import all_views
@@ -91,9 +91,3 @@ def online_rows(store: FeatureStore, view: View, entities: dict[str, Values]) ->
     rows = {key: values.tolist() for key, values in entities.items()}
     features = [f"{view.name}:{feature}" for feature in view.features]
     return store.get_online_features(features=features, entity_rows=rows).to_dict()
-
-
-def current_meta(root: Path) -> dict[str, Any]:
-    """Return the card of the current packed version."""
-    version = read_json(root / "current.json")["version"]
-    return dict(read_json(root / str(version) / "online.json"))

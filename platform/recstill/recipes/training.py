@@ -20,7 +20,6 @@ from recstill.training.losses import supervised_loss
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from recstill.api.batch import Batch, Output
     from recstill.distillation.signals import StoredSignals
@@ -139,8 +138,3 @@ def _objective(run: Run, model: nn.Module, role: Role, signals: StoredSignals) -
 def _ids(batch: Batch) -> Tensor:
     assert batch.row_ids is not None
     return batch.row_ids
-
-
-def checkpoint_files(folder: Path) -> list[Path]:
-    """Return the checkpoints of a run; they are of no use once it has finished."""
-    return sorted((folder / "checkpoints").glob("*.safetensors"))

@@ -50,7 +50,6 @@ class FeatureLookup:
             store.views[name] for name in dict.fromkeys(views[f] for f in self.sides.query) if name in store.views
         ]
         own = [store.views[name] for name in dict.fromkeys(views[f] for f in self.sides.items[1])]
-        self._item_views = own
         self._items = self._encode_items(own)
         self._crossed = [self._encode_crossed(store.views[views[group[0]]]) for group in self.sides.items[2:]]
         self._derived = {key: self._derive(reference, store) for key, reference in self.task.derived_keys.items()}
