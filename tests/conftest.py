@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from recstill.recipes.platform import Platform
-from recstill.recipes.run import RunResult
+from recstill.recipes.stages import RunResult
 from recstill.settings import Settings
 
 torch.set_num_threads(1)

@@ -22,8 +22,9 @@ from recstill.data.transform import Encoded
 from recstill.embeddings.batches import TensorRows
 from recstill.embeddings.tables import TableOptimizer, training_inputs
 from recstill.training.config import TrainingConfig
-from recstill.training.loop import dense_parameters, fit
+from recstill.training.loop import fit
 from recstill.training.losses import supervised_loss
+from recstill.training.parameters import make_optimizer
 from recstill_rankers.dcn import DCNv2
 
 torch.set_num_threads(1)
@@ -64,7 +65,7 @@ def our_loop(rows: TensorRows, bf16: bool) -> float:
 def bare_loop(rows: TensorRows, bf16: bool) -> float:
     """The same module, tensors, loss and optimizer in the shortest loop there is: batches are made beforehand."""
     model = model_for(rows).train()
-    optimizer = torch.optim.AdamW(dense_parameters(model), lr=1e-3)
+    optimizer = make_optimizer(model, TrainingConfig())
     batches = list(rows.batches(BATCH))
 
     def epoch() -> None:

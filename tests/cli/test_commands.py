@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from recstill.cli import cli
 from recstill.recipes.platform import Platform
-from recstill.recipes.run import RunResult
+from recstill.recipes.stages import RunResult
 from recstill.settings import Settings
 
 

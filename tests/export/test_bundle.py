@@ -12,7 +12,7 @@ from recstill.data.bundle import open_bundle
 from recstill.data.files import read_json, write_json
 from recstill.data.packed import current_version, open_store
 from recstill.recipes.platform import Platform
-from recstill.recipes.run import RunResult
+from recstill.recipes.stages import RunResult
 from recstill.registry.versions import find_version
 from recstill.serving.scorer import Graph, Scorer
 

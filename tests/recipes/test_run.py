@@ -12,15 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from recstill.api import ConfigError, DataError, GateError, IntegrityError, UnknownNameError
+from recstill.api import Batch, ConfigError, DataError, GateError, IntegrityError, UnknownNameError
 from recstill.data.bundle import open_bundle
 from recstill.data.snapshot import open_snapshot
-from recstill.distillation.signals import SignalKey, read_signals
+from recstill.distillation.signals import open_signals
+from recstill.distillation.store import SignalKey, SignalStore
 from recstill.recipes.loading import load_recipe
 from recstill.recipes.platform import Platform
 from recstill.recipes.release import collect_garbage, judge, promote, verify_versions
-from recstill.recipes.run import RunResult, resume_run, run_recipe
+from recstill.recipes.run import resume_run, run_recipe
+from recstill.recipes.stages import RunResult
 from recstill.registry.runs import get_run, list_runs, metrics_of
 from recstill.registry.versions import aliases_of, find_version, lineage_of, list_versions
 from recstill.settings import Settings
@@ -69,19 +72,25 @@ def test_signals_cover_train_and_valid_rows_and_never_test_rows(finished: Finish
     snapshot = open_snapshot(
         next(p.name for p in platform.settings.folder("snapshots").glob("ads-*")), platform.settings.folder("snapshots")
     )
-    signals = read_signals(SignalKey("ads", result.teacher, snapshot.id), platform.settings.folder("signals"))
-    assert np.array_equal(signals.mask.numpy() > 0, snapshot.split != "test")
-    assert set(signals.logits) == {"purchase", "promo_purchase", "spend"}
+    store = SignalStore(SignalKey("ads", result.teacher, snapshot.id), platform.settings.folder("signals"))
+    source = open_signals(store, snapshot.meta["sha256"])
+    said = source.of(Batch(torch.zeros(len(snapshot.split), 1), None, row_ids=torch.arange(len(snapshot.split))))
+    assert np.array_equal(said.mask.numpy() > 0, snapshot.split != "test")
+    assert set(said.logits) == {"purchase", "promo_purchase", "spend"}
 
 
 def test_changed_signals_are_refused(home_copy: Settings, finished: Finished) -> None:
-    part = next(home_copy.folder("signals").rglob("part-0.parquet"))
+    part = next(home_copy.folder("signals").rglob("rows-*.parquet"))
     _flip(part)
-    key = SignalKey("ads", finished[1].teacher, part.parent.name)
+    root = home_copy.folder("signals")
+    store = SignalStore(SignalKey("ads", finished[1].teacher, part.parent.name), root)
+    sha256 = store.card["snapshot_sha256"]
     with pytest.raises(IntegrityError, match=r"was changed.*score again"):
-        read_signals(key, home_copy.folder("signals"))
-    with pytest.raises(DataError, match="No signals of teacher other:1"):
-        read_signals(SignalKey("ads", "other:1", "x"), home_copy.folder("signals"))
+        open_signals(store, sha256)
+    with pytest.raises(DataError, match="was scored on other rows"):
+        open_signals(store, "0" * 64)
+    with pytest.raises(DataError, match="teacher other:1.*not there"):
+        open_signals(SignalStore(SignalKey("ads", "other:1", "x"), root), sha256)
 
 
 def test_a_second_run_reuses_the_snapshot_and_takes_a_registered_teacher(

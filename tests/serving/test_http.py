@@ -16,8 +16,8 @@ from recstill.data.snapshot import Snapshot, open_snapshot
 from recstill.recipes.demo import free_port
 from recstill.recipes.packaging import package
 from recstill.recipes.platform import Platform
-from recstill.recipes.run import RunResult
 from recstill.recipes.serving import running_server
+from recstill.recipes.stages import RunResult
 
 URL = "/v1/ads/score"
 

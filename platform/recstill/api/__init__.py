@@ -18,8 +18,8 @@ from recstill.api.errors import (
 from recstill.api.gates import Candidate, Gate, GateResult
 from recstill.api.hookspecs import hookimpl
 from recstill.api.models import Model, ModelInputs, Slot
-from recstill.api.strategy import DistillationLoss, Strategy, StrategyContext
-from recstill.api.task import ContextSpec, Dataset, EndpointSpec, FeatureSpec, LabelSpec, Task, TaskSpec
+from recstill.api.strategy import DistillationLoss, Schedule, Strategy, StrategyContext, StudentForward, value_at
+from recstill.api.task import ContextSpec, Dataset, EndpointSpec, FeatureSpec, LabelSpec, RetrievalSpec, Task, TaskSpec
 
 __all__ = [
     "Baseline",
@@ -47,12 +47,16 @@ __all__ = [
     "RecstillError",
     "RegistryError",
     "RequestError",
+    "RetrievalSpec",
+    "Schedule",
     "Signals",
     "Slot",
     "Strategy",
     "StrategyContext",
+    "StudentForward",
     "Task",
     "TaskSpec",
     "UnknownNameError",
     "hookimpl",
+    "value_at",
 ]

@@ -17,14 +17,18 @@ class Batch:
     """B rows.
 
     dense: (B, D) float32. sparse: what the model's tables read (a TorchRec KeyedJaggedTensor in training), opaque to the
-    model. labels: {label: (B,)} float32. row_ids: (B,) int64, stable within a snapshot. weights: (B,) or None.
+    model. labels: {label: (B,)} float32, NaN where the label is not known (an unlabelled row teaches only through the
+    teacher). row_ids: (B,) int64, stable within a snapshot. groups: (B,) int64, rows with the same number are one list
+    (candidates of one request), -1 for rows of no list. attributes: {name: (B,)} float32, what a strategy may know of a row
+    and no model ever sees (popularity, a fairness group, a rule's score).
     """
 
     dense: Tensor
     sparse: Any
     labels: Mapping[str, Tensor] = field(default_factory=dict)
     row_ids: Tensor | None = None
-    weights: Tensor | None = None
+    groups: Tensor | None = None
+    attributes: Mapping[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on another device."""
@@ -34,7 +38,8 @@ class Batch:
             sparse=self.sparse.to(device),
             labels={name: label.to(device) for name, label in self.labels.items()},
             row_ids=None if self.row_ids is None else self.row_ids.to(device),
-            weights=None if self.weights is None else self.weights.to(device),
+            groups=None if self.groups is None else self.groups.to(device),
+            attributes={name: values.to(device) for name, values in self.attributes.items()},
         )
 
 
@@ -56,9 +61,14 @@ class Signals:
     """What a teacher said about the rows of a batch, read from the signal store or from the live teacher.
 
     logits: {label: (B,)}. mask: (B,) float32, 1 where the teacher scored the row and 0 where it did not; every loss must
-    ignore masked rows. hidden: {name: (B, ...)}, only from stores or teachers that keep it.
+    ignore masked rows. hidden: {name: (B, ...)} and attention: {name: (B, H, L)}, only from stores or teachers that keep
+    them. sampling_rate: the share of negatives that the teacher's training kept; ln of it corrects its logits.
+    others: the same of further teachers, in the recipe's order.
     """
 
     logits: Mapping[str, Tensor]
     mask: Tensor
     hidden: Mapping[str, Tensor] = field(default_factory=dict)
+    attention: Mapping[str, Tensor] = field(default_factory=dict)
+    sampling_rate: float = 1.0
+    others: tuple[Signals, ...] = ()

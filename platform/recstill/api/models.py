@@ -28,13 +28,16 @@ class ModelInputs:
     """The first argument of every teacher and student.
 
     `tables(dim)` makes the module that turns `batch.sparse` into (B, len(slots), dim): fused TorchRec tables in training,
-    one concatenated table in export. Call it once, and keep the result as an attribute of the module.
+    one concatenated table in export. Call it once, and keep the result as an attribute of the module. query_dense,
+    query_slots: which dense columns and slots describe the query; the others describe the item. Two-tower models need them.
     """
 
     num_dense: int
     slots: tuple[Slot, ...]
     labels: tuple[LabelSpec, ...]
     tables: Callable[[int], nn.Module]
+    query_dense: tuple[int, ...] = ()
+    query_slots: tuple[int, ...] = ()
 
 
 class Model(Protocol):

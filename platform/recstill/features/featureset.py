@@ -51,10 +51,10 @@ class FeatureSet:
 
     def select(self, task: TaskSpec) -> tuple[FeatureSpec, ...]:
         """Return the task's features that this service gives, keys and context included, in the task's order."""
-        views = {view.name for view in self.views} | {"key", "context"}
+        views = {view.name for view in self.views} | {"key", "context", "row"}
         chosen = tuple(feature for feature in task.features if feature.view in views)
         for feature in chosen:
-            if feature.view not in ("key", "context") and feature.name not in self.features:
+            if feature.view not in ("key", "context", "row") and feature.name not in self.features:
                 raise FeatureError(
                     f"Service {self.service!r} has no feature {feature.view}:{feature.name} of task {task.name!r}."
                 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from recstill.api.strategy import Schedule
 from recstill.training.config import TrainingConfig
 
 
@@ -16,7 +17,10 @@ class _Part(BaseModel):
 class ModelConfig(_Part):
     """A teacher or a student: its name in the catalog, its feature service, its options, how it is trained.
 
+    features: a Feast service, or `none` for a task whose rows bring all features (keys and request fields).
     table_dtype: float16 rounds the tables after training, before anything is measured, and halves their bytes.
+    keep_negatives: train on this share of the rows whose primary label is zero; the rate goes with the signals.
+    label_share: train on this share of the labelled rows; a distilled student sees the rest as rows without labels.
     """
 
     name: str
@@ -25,38 +29,99 @@ class ModelConfig(_Part):
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     register_as: str
     table_dtype: Literal["float32", "float16"] = "float32"
+    keep_negatives: float = Field(1.0, gt=0, le=1)
+    label_share: float = Field(1.0, gt=0, le=1)
 
 
 class TeacherConfig(ModelConfig):
-    """`version` takes a registered teacher (`ads-teacher@champion`) instead of training one."""
+    """`version` takes a registered model (`ads-teacher@champion`) instead of training one: a teacher, an assistant or an
+    earlier student. `checkpoints` names epochs whose weights teach too, easy ones first (the committee of a trajectory)."""
 
     version: str = ""
+    checkpoints: tuple[int, ...] = ()
+
+
+class ScheduleConfig(_Part):
+    """A number that moves from `start` to `stop` over the first `until` of the stage."""
+
+    start: float = Field(ge=0)
+    stop: float = Field(ge=0)
+    until: float = Field(1.0, gt=0, le=1)
+    shape: Literal["linear", "cosine", "exponential"] = "linear"
+
+    def schedule(self) -> Schedule:
+        return Schedule(self.start, self.stop, self.until, self.shape)
 
 
 class StrategyConfig(_Part):
-    """One distillation loss and its weight beside the label loss."""
+    """One distillation loss and its weight beside the label loss; an option may be a schedule too."""
 
     name: str
-    weight: float = Field(1.0, ge=0)
+    weight: float | ScheduleConfig = 1.0
     options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _not_negative(self) -> StrategyConfig:
+        if isinstance(self.weight, float) and self.weight < 0:
+            raise ValueError(f"weight must not be negative, not {self.weight}")
+        return self
+
+    @property
+    def weight_value(self) -> float | Schedule:
+        """The weight as losses read it."""
+        return self.weight.schedule() if isinstance(self.weight, ScheduleConfig) else self.weight
+
+
+class ListsConfig(_Part):
+    """The lists of a retrieval task: `top` items of the teacher and `random` ones for each of `queries` queries a step."""
+
+    top: int = Field(100, ge=1)
+    random: int = Field(200, ge=0)
+    queries: int = Field(128, ge=1)
 
 
 class DistilConfig(_Part):
-    """The distil stage, and an optional fine-tune stage on labels alone that follows it."""
+    """The distil stage, and an optional fine-tune stage on labels alone that follows it.
+
+    live: ask the teacher at every step instead of the signal store (needed for attention maps). label_weight: the weight of
+    the label loss; below 1 the teacher speaks louder. unlabelled: rows of the split `unlabelled` join the training rows.
+    min_coverage, max_age_days: refuse signals that cover fewer training rows, or were scored longer ago. freeze: modules of
+    the student that only this stage leaves alone.
+    """
 
     strategies: tuple[StrategyConfig, ...] = Field(min_length=1)
+    label_weight: float = Field(1.0, ge=0)
+    live: bool = False
+    unlabelled: bool = False
+    lists: ListsConfig = Field(default_factory=ListsConfig)
+    min_coverage: float = Field(0.5, ge=0, le=1)
+    max_age_days: float | None = Field(None, gt=0)
+    freeze: tuple[str, ...] = ()
     fine_tune: TrainingConfig | None = None
 
 
 class Recipe(_Part):
-    """One pipeline: pretrain a teacher, score it, distil students, compare, export, register."""
+    """One pipeline: pretrain a teacher, score it, distil students, compare, export, register.
+
+    teachers: further members of a committee, beside `teacher`; their features must be among the first one's.
+    """
 
     task: str
     description: str = ""
     data: dict[str, Any] = Field(default_factory=dict)
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     teacher: TeacherConfig
+    teachers: tuple[TeacherConfig, ...] = ()
     student: ModelConfig
     distil: DistilConfig
     baselines: tuple[str, ...] = ()
     threads: int = Field(1, ge=1, description="torch threads; more than one makes runs irreproducible to the last bit")
+
+    @property
+    def all_teachers(self) -> dict[str, TeacherConfig]:
+        """The teachers by their role in the run: `teacher`, `teacher-2` …"""
+        return {"teacher": self.teacher} | {f"teacher-{n}": part for n, part in enumerate(self.teachers, 2)}
+
+    def part(self, role: str) -> ModelConfig:
+        """Return the configuration of a role."""
+        return self.student if role == "student" else self.all_teachers[role]

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from recstill.api.errors import ConfigError
 from recstill.data.fetch import open_raw
 from recstill.data.snapshot import Snapshot, open_snapshot, write_snapshot
+from recstill.features.featureset import FeatureSet
 from recstill.recipes.features import apply_features, build_sources, open_store
 from recstill.registry.runs import list_snapshots, record_snapshot
 
@@ -20,12 +21,23 @@ if TYPE_CHECKING:
     from recstill.recipes.platform import Platform
 
 
+NO_SERVICE = "none"
+
+
+def feature_set_of(platform: Platform, service: str) -> FeatureSet:
+    """Return the features of an applied service; `none` for tasks whose rows bring all they need."""
+    if service == NO_SERVICE:
+        return FeatureSet(NO_SERVICE, ())
+    from recstill.features.repo import feature_set
+
+    return feature_set(open_store(platform), service)
+
+
 def make_snapshot(
     platform: Platform, task: Task, options: Mapping[str, Any], service: str, say: Callable[[str], None]
 ) -> Snapshot:
     """Build, join and store the training table of a task with the features of a service."""
     from recstill.features.history import join_features
-    from recstill.features.repo import feature_set
 
     try:
         chosen = task.options.model_validate(options)
@@ -34,14 +46,16 @@ def make_snapshot(
     dataset = platform.dataset_of(task)
     raw = open_raw(dataset, platform.settings.cache)
     build_sources(platform, dataset)
-    apply_features(platform, say)
-    store = open_store(platform)
-    features = feature_set(store, service)
+    if service != NO_SERVICE:
+        apply_features(platform, say)
+    features = feature_set_of(platform, service)
     say("building rows")
     rows = task.rows(raw, chosen)
-    task.write_training_sources(raw, rows, platform.settings.folder("sources", dataset.name))
-    say(f"joining {len(rows):,} rows with {len(features.features)} features of {service}, point in time")
-    joined = join_features(store, rows, features, task.spec.derived_keys)
+    joined = rows
+    if features.views:
+        task.write_training_sources(raw, rows, platform.settings.folder("sources", dataset.name))
+        say(f"joining {len(rows):,} rows with {len(features.features)} features of {service}, point in time")
+        joined = join_features(open_store(platform), rows, features, task.spec.derived_keys)
     meta = {
         "task": task.spec.name,
         "dataset": {"name": dataset.name, "version": dataset.version, "sha256": dataset.sha256},
@@ -60,12 +74,9 @@ def make_snapshot(
 def snapshot_for(
     platform: Platform, task: Task, options: Mapping[str, Any], service: str, say: Callable[[str], None]
 ) -> Snapshot:
-    """Return the snapshot of these options and features, made now if there is none."""
-    from recstill.features.repo import feature_set
-
-    apply_features(platform, say)
+    """Return the snapshot of these options and applied features, made now if there is none."""
     wanted = json.dumps(task.options.model_validate(options).model_dump(mode="json"), sort_keys=True)
-    fingerprint = feature_set(open_store(platform), service).fingerprint
+    fingerprint = feature_set_of(platform, service).fingerprint
     root = platform.settings.folder("snapshots")
     with platform.registry.transaction() as session:
         for row in list_snapshots(session, task.spec.name):

@@ -11,7 +11,7 @@ from recstill.data.fetch import fetch
 from recstill.recipes.features import apply_features, materialize_features
 from recstill.recipes.packaging import package
 from recstill.recipes.release import promote
-from recstill.recipes.run import RunResult, run_recipe
+from recstill.recipes.run import run_recipe
 from recstill.recipes.serving import post, running_server
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from recstill.recipes.platform import Platform
     from recstill.recipes.progress import Progress
+    from recstill.recipes.stages import RunResult
 
 
 @dataclass(frozen=True)

@@ -32,15 +32,15 @@ LATENCY_ITEMS = 200
 
 def export_bundle(run: Run, role: Role, name: str, seed: int, metrics: dict[str, float]) -> Path:
     """Write the bundle of a trained model and return its folder."""
-    part = run.recipe.teacher if role == "teacher" else run.recipe.student
+    part = run.recipe.part(role)
     transform, sides = run.rows.transform(role), run.rows.sides(role)
-    features = run.rows.teacher if role == "teacher" else run.rows.student
-    inputs = export_inputs(transform.num_dense, transform.slots, run.task.spec.labels)
-    model = run.platform.catalog(f"{role}s")[part.name](inputs, **part.options)
+    features = run.features[role]
+    inputs = export_inputs(transform.num_dense, transform.slots, run.task.spec.labels, run.rows.query_places(role))
+    model = run.factory(role)(inputs, **part.options)
     load_portable_state(model, load_file(run.weights(name)))
     query_dense, item_dense = sides.dense_places(transform)
     query_slots, item_slots = sides.slot_places(transform)
-    distribution, version, _ = run.platform.plugin_of(f"{role}s", part.name)
+    distribution, version, _ = run.platform.plugin_of(run.kind(role), part.name)
     target = run.folder / "bundles" / f"{role}-{sha256_of(run.weights(name))[:12]}"
     with new_folder(target) as folder:
         layout = Layout(query_dense, query_slots, item_dense, item_slots)

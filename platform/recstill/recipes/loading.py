@@ -6,22 +6,20 @@ import contextlib
 import difflib
 import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from recstill.api.errors import ConfigError, PluginError, UnknownNameError
 from recstill.plugins.manager import load_plugins
-from recstill.recipes.config import Recipe, StrategyConfig
+from recstill.recipes.checking import check_model, check_strategy
+from recstill.recipes.config import Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from recstill.api.task import Task
     from recstill.recipes.platform import Platform
-
-STORED_SIGNALS = frozenset({"logits"})
 
 
 def load_recipe(platform: Platform, reference: str, overrides: Sequence[str] = ()) -> tuple[str, Recipe]:
@@ -91,33 +89,44 @@ def _keys_at(model: type[BaseModel], place: Sequence[int | str]) -> list[str]:
 
 def _check_names(platform: Platform, data: Mapping[str, Any]) -> list[str]:
     problems: list[str] = []
-    task = _look_up(platform, "tasks", data.get("task"), "task", problems)
+    task = _look_up(platform, ("tasks",), data.get("task"), "task", problems)
     if task is not None:
         try:
             task.options.model_validate(data.get("data") or {})
         except ValidationError as error:
             problems += [f"data.{text}" for text in _explain(error, task.options)]
-    for role in ("teacher", "student"):
-        part = data.get(role)
+    parts = {"teacher": data.get("teacher"), "student": data.get("student")}
+    parts |= {f"teachers.{n}": part for n, part in enumerate(data.get("teachers") or [])}
+    for place, part in parts.items():
         if isinstance(part, dict):
-            model = _look_up(platform, f"{role}s", part.get("name"), f"{role}.name", problems)
-            problems += _check_model(model, part.get("options") or {}, f"{role}.options", task) if model and task else []
+            kinds = ("students",) if place == "student" else ("teachers", "students")
+            model = _look_up(platform, kinds, part.get("name"), f"{place}.name", problems)
+            tables = (part.get("training") or {}).get("table_optimizer", "rowwise-adagrad")
+            if model and task:
+                problems += check_model(model, part.get("options") or {}, f"{place}.options", task.spec, tables)
     distil = data.get("distil")
     for index, item in enumerate((distil.get("strategies") or []) if isinstance(distil, dict) else []):
+        place = f"distil.strategies.{index}"
         if isinstance(item, dict):
-            problems += _check_strategy(platform, item, f"distil.strategies.{index}", bool(task and task.spec.auction))
+            strategy = _look_up(platform, ("strategies",), item.get("name"), f"{place}.name", problems)
+            problems += check_strategy(strategy, item, place, task.spec if task else None) if strategy else []
+    if data.get("baselines") and task is not None and task.spec.retrieval is not None:
+        problems.append("baselines: a retrieval task has none; its models are compared with the student alone")
     for name in data.get("baselines") or []:
-        _look_up(platform, "baselines", name, "baselines", problems)
+        _look_up(platform, ("baselines",), name, "baselines", problems)
     return problems
 
 
-def _look_up(platform: Platform, kind: str, name: object, place: str, problems: list[str]) -> Any:
+def _look_up(platform: Platform, kinds: Sequence[str], name: object, place: str, problems: list[str]) -> Any:
     if not isinstance(name, str):
         return None  # the schema check says so already
+    for kind in kinds:
+        if name in platform.catalog(kind):
+            return platform.catalog(kind)[name]
     try:
-        return platform.catalog(kind)[name]
+        return platform.catalog(kinds[0])[name]
     except (UnknownNameError, PluginError) as error:
-        problems.append(f"{place}: {error}{_who_else(kind, name)}")
+        problems.append(f"{place}: {error}{_who_else(kinds[0], name)}")
         return None
 
 
@@ -128,57 +137,3 @@ def _who_else(kind: str, name: str) -> str:
             if name in load_plugins(only={plugin.name}).catalog(kind):
                 return f" Plugin {plugin.name!r} offers it but takes no part: `recstill plugins register {plugin.name}`."
     return ""
-
-
-def _unknown_options(factory: Any, options: object, place: str, skip: int) -> list[str]:
-    if not isinstance(options, dict):
-        return []
-    known = list(inspect.signature(factory).parameters)[skip:]
-    problems = []
-    for name in set(options) - set(known):
-        close = difflib.get_close_matches(str(name), known, n=1)
-        problems.append(f"{place}.{name}: unknown option" + (f"; did you mean {close[0]!r}?" if close else f"; known: {known}"))
-    return sorted(problems)
-
-
-def _check_model(factory: Any, options: object, place: str, task: Task) -> list[str]:
-    """Build the model once on tables of a few rows: what its constructor refuses is a mistake of the recipe."""
-    from recstill.api.models import Slot
-    from recstill.embeddings.tables import TableOptimizer, training_inputs
-
-    if problems := _unknown_options(factory, options, place, skip=1):
-        return problems
-    slots = [Slot(name, name, 3) for name in ("a", "b", "c")]
-    try:
-        factory(training_inputs(4, slots, task.spec.labels, TableOptimizer()), **cast("dict[str, Any]", options))
-    except Exception as error:  # whatever a plugin's constructor raises is about these options
-        return [f"{place}: {error}"]
-    return []
-
-
-def _check_strategy(platform: Platform, item: Mapping[str, Any], place: str, auction: bool) -> list[str]:
-    problems: list[str] = []
-    strategy = _look_up(platform, "strategies", item.get("name"), f"{place}.name", problems)
-    if strategy is None:
-        return problems
-    problems += _unknown_options(strategy, item.get("options"), f"{place}.options", skip=0)
-    if not problems:
-        try:
-            strategy(**(item.get("options") or {}))
-        except (TypeError, ValueError) as error:
-            problems.append(f"{place}.options: {error}")
-    if lacking := strategy.signals - STORED_SIGNALS:
-        problems.append(
-            f"{place}.name: {item['name']!r} needs {', '.join(sorted(lacking))}, which the signal store does not keep"
-        )
-    if auction and strategy.calibration == "unsafe":
-        problems.append(
-            f"{place}.name: {item['name']!r} would spoil the calibration of the served head, which this task needs; "
-            "use auxiliary-head"
-        )
-    return problems
-
-
-def build_strategy(platform: Platform, config: StrategyConfig) -> Any:
-    """Return the strategy object that a checked recipe names."""
-    return cast("Any", platform.catalog("strategies")[config.name])(**config.options)

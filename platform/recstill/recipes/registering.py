@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 from recstill.api.errors import ConfigError
 from recstill.data.bundle import bundle_size, open_bundle
+from recstill.data.transform import Transform
 from recstill.export.graph import load_weights
 from recstill.registry.runs import record_feature_set
 from recstill.registry.versions import NewVersion, add_version, find_version
@@ -20,39 +21,60 @@ if TYPE_CHECKING:
 Lineage = list[tuple[str, str, dict[str, Any]]]
 
 
-def register_teacher(run: Run, folder: Path, trained: dict[str, Any], metrics: dict[str, float]) -> str:
-    """Store and register the teacher of a run."""
-    lineage = [*_common(run), _plugin(run, "teachers", run.recipe.teacher.name)]
-    return _register(run, run.recipe.teacher.register_as, folder, trained, metrics, lineage, run.teacher_features.to_json())
+def register_teacher(run: Run, role: str, folder: Path, trained: dict[str, Any], metrics: dict[str, float]) -> str:
+    """Store and register a teacher of a run."""
+    part = run.recipe.part(role)
+    lineage = [*_common(run), _plugin(run, run.kind(role), part.name)]
+    return _register(run, part.register_as, folder, trained, metrics, lineage, run.features[role].to_json())
 
 
-def register_student(run: Run, folder: Path, trained: dict[str, Any], metrics: dict[str, float], taught: dict[str, Any]) -> str:
-    """Store and register the student of a run, a child of its teacher."""
-    lineage: Lineage = [("teacher", taught["version"], {"bytes": taught["metrics"]["bundle.bytes"]}), *_common(run)]
+def register_student(
+    run: Run, folder: Path, trained: dict[str, Any], metrics: dict[str, float], taught: dict[str, dict[str, Any]]
+) -> str:
+    """Store and register the student of a run, a child of its teachers."""
+    lineage: Lineage = []
+    for role, found in taught.items():
+        details: dict[str, Any] = {"bytes": found["metrics"]["bundle.bytes"]}
+        if epochs := run.recipe.all_teachers[role].checkpoints:
+            details["checkpoints"] = list(epochs)
+        lineage.append(("teacher", found["version"], details))
+    lineage += _common(run)
     for part in run.recipe.distil.strategies:
-        lineage.append(("strategy", part.name, {"weight": part.weight, "options": part.options}))
+        weight = part.weight if isinstance(part.weight, float) else part.weight.model_dump()
+        lineage.append(("strategy", part.name, {"weight": weight, "options": part.options}))
         lineage.append(_plugin(run, "strategies", part.name))
     lineage.append(_plugin(run, "students", run.recipe.student.name))
     distinct = [entry for place, entry in enumerate(lineage) if entry not in lineage[:place]]
-    return _register(run, run.recipe.student.register_as, folder, trained, metrics, distinct, run.student_features.to_json())
+    return _register(run, run.recipe.student.register_as, folder, trained, metrics, distinct, run.features["student"].to_json())
 
 
-def fetch_teacher(run: Run, reference: str) -> dict[str, Any]:
-    """Take a registered teacher for this run. Raise ConfigError unless it was made for these rows and features."""
+def fetch_teacher(run: Run, role: str) -> dict[str, Any]:
+    """Take a registered model as a teacher of this run, with its own transform; it may come from another snapshot.
+
+    Raise ConfigError unless it answers this task, is the model that the recipe names, and reads the service as it is.
+    """
+    part = run.recipe.all_teachers[role]
     with run.platform.registry.transaction() as session:
-        version = find_version(session, reference)
+        version = find_version(session, part.version)
     folder = run.platform.artifacts.get(version.artifact)
     manifest = open_bundle(folder)
-    part = run.recipe.teacher
     problems = []
+    if manifest.task.name != run.task.spec.name:
+        problems.append(f"{role}.version: {part.version} answers task {manifest.task.name}, not {run.task.spec.name}")
     if (manifest.model, manifest.options) != (part.name, part.options):
-        problems.append(f"teacher.version: {reference} is a {manifest.model} with options {manifest.options}")
-    if manifest.snapshot != run.snapshot.id:
-        problems.append(f"teacher.version: {reference} was trained on {manifest.snapshot}, this run uses {run.snapshot.id}")
+        problems.append(f"{role}: {part.version} is a {manifest.model} with options {manifest.options}")
+    if manifest.fingerprint != run.features[role].fingerprint:
+        problems.append(f"{role}.features: {part.version} reads {manifest.feature_service} as it was, not {part.features}")
     if problems:
         raise ConfigError(f"Recipe {run.name!r}", problems)
-    save_file(load_weights(folder), run.weights("teacher"))
-    return {"version": f"{version.model_name}:{version.number}", "metrics": version.metrics, "bundle": str(folder)}
+    run.rows.adopted[role] = Transform.load(folder)
+    save_file(load_weights(folder), run.weights(role))
+    return {
+        "version": f"{version.model_name}:{version.number}",
+        "metrics": version.metrics,
+        "bundle": str(folder),
+        "num_parameters": version.num_parameters,
+    }
 
 
 def _common(run: Run) -> Lineage:

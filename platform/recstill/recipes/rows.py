@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from recstill.api.baseline import BaselineData
 from recstill.api.errors import ConfigError
@@ -14,37 +15,40 @@ from recstill.data.encoders import Values, to_keys
 from recstill.data.sides import Sides, split_sides
 from recstill.data.transform import Encoded, Transform
 from recstill.embeddings.batches import TensorRows
+from recstill.embeddings.catalogue import Catalogue, CatalogueRows, Side
 from recstill.evaluation.metrics import group_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from recstill.api.task import FeatureSpec, TaskSpec
     from recstill.data.snapshot import Snapshot
+    from recstill.embeddings.tables import QueryPlaces
     from recstill.features.featureset import FeatureSet
 
-Role = Literal["teacher", "student"]
+Role = str  # `student`, `teacher`, `teacher-2` …
 
 
 @dataclass
 class RunRows:
-    """Views of one snapshot. The transform is fitted once, on the training rows; a student's is a part of the teacher's."""
+    """Views of one snapshot. The transform is fitted once, on the training rows; every role's is a part of it, but for a
+    registered teacher, which brings its own (`adopted`)."""
 
     snapshot: Snapshot
     task: TaskSpec
-    teacher: FeatureSet
-    student: FeatureSet
+    roles: Mapping[Role, FeatureSet]
+    adopted: dict[Role, Transform] = field(default_factory=dict)
     _tensors: dict[tuple[Role, str], TensorRows] = field(default_factory=dict)
 
     def features(self, role: Role) -> tuple[FeatureSpec, ...]:
         """The features that a role may see."""
-        return (self.teacher if role == "teacher" else self.student).select(self.task)
+        return self.roles[role].select(self.task)
 
     @cached_property
     def _all(self) -> tuple[Transform, Encoded]:
-        names = {feature.name: feature for role in ("teacher", "student") for feature in self.features(role)}
+        names = {feature.name for role in self.roles for feature in self.features(role)}
         chosen = [feature for feature in self.task.features if feature.name in names]
         columns = self.snapshot.columns([feature.name for feature in chosen])
         train = self.snapshot.rows_of("train")
@@ -53,15 +57,23 @@ class RunRows:
 
     def transform(self, role: Role) -> Transform:
         """The fitted transform of a role."""
-        return self._all[0].restrict(self.features(role))
+        return self.adopted.get(role) or self._all[0].restrict(self.features(role))
 
     def sides(self, role: Role) -> Sides:
         """Which features belong to the query and which to the items."""
-        views = (self.teacher if role == "teacher" else self.student).views
-        return split_sides(self.features(role), {view.name: view.join_keys for view in views}, self.task.endpoint)
+        views = {view.name: view.join_keys for view in self.roles[role].views}
+        return split_sides(self.features(role), views, self.task.endpoint)
+
+    def query_places(self, role: Role) -> QueryPlaces:
+        """Where the query's dense columns and slots stand in a role's rows."""
+        transform, sides = self.transform(role), self.sides(role)
+        return tuple(sides.dense_places(transform)[0]), tuple(sides.slot_places(transform)[0])
 
     def encoded(self, role: Role, rows: Values) -> Encoded:
         """Some rows as a role's model sees them."""
+        if role in self.adopted:
+            own = self.adopted[role]
+            return own.encode(self.snapshot.columns([feature.name for feature in own.features], rows))
         transform, encoded = self._all
         names = [feature.name for feature in self.features(role)]
         dense, ids = transform.dense_index(names), transform.id_index(names)
@@ -83,7 +95,54 @@ class RunRows:
         if not len(rows):
             raise ConfigError(f"Snapshot {self.snapshot.id}", [f"its {split} split is empty"])
         slots = self.transform(role).slots
-        return TensorRows.build(self.encoded(role, rows), slots, self.labels(split), rows.astype(np.int64))
+        columns = self.snapshot.columns(self.task.attributes, rows) if self.task.attributes else {}
+        attributes = {name: values.astype(np.float32) for name, values in columns.items()}
+        return TensorRows.build(
+            self.encoded(role, rows), slots, self.labels(split), rows.astype(np.int64), self.groups(split), attributes
+        )
+
+    def catalogue(self, role: Role) -> Catalogue:
+        """Every query and item of the snapshot as a role's model sees them, each as in its newest row."""
+        transform, sides = self.transform(role), self.sides(role)
+        found = []
+        for place, key in enumerate((self.task.endpoint.query_key, self.task.endpoint.item_key)):
+            newest = newest_rows(self.keys(key))
+            encoded = self.encoded(role, newest)
+            dense, slots = sides.dense_places(transform)[place], sides.slot_places(transform)[place]
+            dense_part, ids = encoded.dense[:, dense], encoded.ids[:, slots].astype(np.int32)
+            found.append(Side(torch.from_numpy(dense_part), torch.from_numpy(ids), dense, slots))
+        attributes = {}
+        if self.task.attributes:
+            newest = newest_rows(self.keys(self.task.endpoint.item_key))
+            columns = self.snapshot.columns(self.task.attributes, newest)
+            attributes = {name: torch.from_numpy(values.astype(np.float32)) for name, values in columns.items()}
+        return Catalogue(found[0], found[1], transform.slots, attributes)
+
+    def keys(self, name: str) -> Values:
+        """A key column of all rows."""
+        return self.snapshot.columns([name])[name]
+
+    @cached_property
+    def pairs(self) -> NDArray[np.int64]:
+        """(N, 2): the number of the query and of the item of every row, as the catalogue counts them."""
+        endpoint = self.task.endpoint
+        return np.stack(
+            [np.unique(self.keys(key), return_inverse=True)[1] for key in (endpoint.query_key, endpoint.item_key)], 1
+        )
+
+    def known_pairs(self, *splits: str) -> NDArray[np.int64]:
+        """Sorted row ids (query * items + item) of the pairs of some splits."""
+        rows = np.concatenate([self.snapshot.rows_of(split) for split in splits])
+        query, item = self.pairs[rows].T
+        return np.unique(query * (int(self.pairs[:, 1].max()) + 1) + item)
+
+    def training(self, role: Role) -> TensorRows | CatalogueRows:
+        """The training rows: as they lie, or for a retrieval task positives that draw their negatives."""
+        if self.task.retrieval is None:
+            return self.tensors(role, "train")
+        positives = torch.from_numpy(self.pairs[self.snapshot.rows_of("train")])
+        known = torch.from_numpy(self.known_pairs("train"))
+        return CatalogueRows(self.catalogue(role), positives, known, self.task.primary.name, self.task.retrieval.negatives)
 
     def labels(self, split: str) -> dict[str, NDArray[np.float32]]:
         """The labels of a split."""
@@ -116,6 +175,12 @@ class RunRows:
             rows = self.snapshot.rows_of(split)
             parts.append(BaselineData({n: v[rows] for n, v in columns.items()}, categorical, self.labels(split)))
         return parts[0], parts[1], parts[2]
+
+
+def newest_rows(keys: Values) -> NDArray[np.int64]:
+    """Return the place of the last row of each distinct key, in the order of the keys."""
+    _, first = np.unique(keys[::-1], return_index=True)
+    return len(keys) - 1 - first
 
 
 def _codes(values: Values, train: Values) -> NDArray[np.int64]:

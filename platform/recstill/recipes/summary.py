@@ -10,6 +10,7 @@ from recstill.data.files import read_json
 from recstill.evaluation.report import ReportContent, write_report
 from recstill.evaluation.transfer import Transfer, transfer_efficiency
 from recstill.recipes.exporting import test_logits
+from recstill.recipes.judging import primary_metric
 from recstill.registry.versions import find_version, lineage_of
 
 if TYPE_CHECKING:
@@ -38,16 +39,10 @@ def metric_table(run: Run) -> dict[str, Values]:
 
 def transfer_of(run: Run) -> Transfer:
     """Return the verdict on the primary label's metric."""
-    name = primary_metric(run)
+    name = primary_metric(run.task.spec)
     alone = [_state(run, f"alone-{seed}")["metrics"][name] for seed in run.recipe.seeds]
     distilled = [_state(run, f"distilled-{seed}")["metrics"][name] for seed in run.recipe.seeds]
     return transfer_efficiency(_state(run, "teacher")["metrics"][name], alone, distilled)
-
-
-def primary_metric(run: Run) -> str:
-    """The metric that the verdict looks at."""
-    label = run.task.spec.primary
-    return f"{label.name}.{'accuracy' if label.kind == 'multiclass' else 'auc'}"
 
 
 def write_run_report(run: Run, table: dict[str, Values], transfer: Transfer, exported: dict[str, Any]) -> Path:
@@ -55,14 +50,14 @@ def write_run_report(run: Run, table: dict[str, Values], transfer: Transfer, exp
     from recstill.evaluation import plots
 
     primary, seed = run.task.spec.primary, run.recipe.seeds[0]
-    name = primary_metric(run)
+    name = primary_metric(run.task.spec)
     histories = {TEACHER: _state(run, "pretrain").get("history", [])} if not run.recipe.teacher.version else {}
     histories |= {f"{subject} {s}": _state(run, f"{short}-{s}")["history"]
                   for short, subject in (("alone", "alone"), ("distilled", "distilled")) for s in run.recipe.seeds}  # fmt: skip
     drawn = {f"{name} on the test split": plots.bars_with_spread({s: v[name][:2] for s, v in table.items() if name in v}, name)}
     drawn["Learning curves"] = plots.learning_curves(histories)
     truth = run.rows.labels("test")[primary.name]
-    if primary.kind != "multiclass":
+    if primary.kind not in ("multiclass", "ranking"):
         predicted = {
             TEACHER: test_logits(run, "teacher", "teacher")[primary.name],
             ALONE: test_logits(run, "student", f"alone-{seed}")[primary.name],
@@ -90,7 +85,7 @@ def _efficiency(run: Run, exported: dict[str, Any]) -> list[dict[str, str]]:
     rows = []
     teacher, student = _state(run, "teacher")["metrics"], exported["metrics"]
     parameters = {"student": _state(run, f"distilled-{run.recipe.seeds[0]}")["num_parameters"]}
-    parameters["teacher"] = _state(run, "pretrain").get("num_parameters", 0) if not run.recipe.teacher.version else 0
+    parameters["teacher"] = _state(run, "teacher")["num_parameters"]
     for subject, metrics in (("teacher", teacher), ("student", student)):
         ratio = teacher["bundle.bytes"] / metrics["bundle.bytes"]
         speed = teacher["latency.ms_per_200"] / metrics["latency.ms_per_200"]
@@ -113,7 +108,13 @@ def _facts(run: Run, exported: dict[str, Any]) -> dict[str, str]:
     facts = {"run": run.id, "snapshot": run.snapshot.id, "seeds": ", ".join(map(str, run.recipe.seeds))}
     facts["rows"] = ", ".join(f"{name} {count:,}" for name, count in splits.items())
     facts["options"] = ", ".join(f"{name} {value}" for name, value in run.snapshot.meta["options"].items())
-    facts["signals"] = f"coverage {_state(run, 'score').get('coverage', 1.0):.3f} of all rows (test rows are never scored)"
+    if run.recipe.distil.live:
+        facts["signals"] = "the live teacher"
+    else:
+        scored = _state(run, "score")
+        facts["signals"] = (
+            f"coverage {scored['coverage']:.3f} of all rows (test rows are never scored), {scored['bytes']:,} bytes"
+        )
     for key, share in exported["unseen"].items():
         facts[f"unseen {key}"] = f"{share:.2%} of test rows, scored by hashed ids and their features"
     return facts

@@ -4,68 +4,94 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from recstill.api.strategy import StrategyContext
-from recstill.distillation.objective import Objective, Weighted, hidden_widths
-from recstill.embeddings.tables import TableOptimizer, load_portable_state, portable_state, round_tables, training_inputs
-from recstill.evaluation.metrics import auc, evaluate_predictions, predictions_of
-from recstill.recipes.loading import build_strategy
+from recstill.distillation.objective import Objective, StudentRunner, Weighted, attention_shapes, hidden_widths
+from recstill.embeddings.batches import TensorRows
+from recstill.embeddings.catalogue import ListSampler
+from recstill.embeddings.tables import (
+    TableOptimizer,
+    TrainingTables,
+    load_portable_state,
+    portable_state,
+    round_tables,
+    training_inputs,
+)
+from recstill.recipes.checking import build_strategy
+from recstill.recipes.judging import judge_of
 from recstill.training.checkpoint import Checkpoints
 from recstill.training.config import TrainingConfig
-from recstill.training.loop import LossOf, fit, predict
+from recstill.training.loop import DenseForward, TrainingRows, fit, has_fast_bf16
 from recstill.training.losses import supervised_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from recstill.api.batch import Batch, Output
-    from recstill.distillation.signals import StoredSignals
-    from recstill.recipes.config import ModelConfig
+    from recstill.distillation.signals import SignalSource
     from recstill.recipes.rows import Role
     from recstill.recipes.run import Run
 
 
 def build_model(run: Run, role: Role, seed: int, config: TrainingConfig) -> nn.Module:
     """Return a fresh model with training tables."""
-    part: ModelConfig = run.recipe.teacher if role == "teacher" else run.recipe.student
+    part = run.recipe.part(role)
     transform = run.rows.transform(role)
-    tables = TableOptimizer(config.table_learning_rate, l2=config.table_l2)
+    tables = TableOptimizer(
+        config.table_learning_rate, l2=config.table_l2, kind=config.table_optimizer, init_std=config.table_init_std
+    )
     torch.manual_seed(seed)
-    inputs = training_inputs(transform.num_dense, transform.slots, run.task.spec.labels, tables)
-    model: nn.Module = run.platform.catalog(f"{role}s")[part.name](inputs, **part.options)
+    query = run.rows.query_places(role)
+    inputs = training_inputs(transform.num_dense, transform.slots, run.task.spec.labels, tables, query=query)
+    model: nn.Module = run.factory(role)(inputs, **part.options)
     return model
 
 
-def train(run: Run, name: str, role: Role, seed: int, signals: StoredSignals | None = None) -> dict[str, Any]:
+def train(run: Run, name: str, role: Role, seed: int, source: SignalSource | None = None) -> dict[str, Any]:
     """Train one model, store its weights under `name`, and return its history and test metrics.
 
     With signals the student learns from the teacher too, and then fine-tunes on labels alone if the recipe says so; without,
     the same budget of epochs goes to the labels.
     """
-    config = run.recipe.teacher.training if role == "teacher" else run.recipe.student.training
+    part = run.recipe.part(role)
+    config = part.training
+    if source is not None and run.recipe.distil.freeze:
+        config = config.model_copy(update={"freeze": (*config.freeze, *run.recipe.distil.freeze)})
     model = build_model(run, role, seed, config)
-    objective = _objective(run, model, role, signals) if signals is not None else None
-    history = _fit(run, name, role, model, config, seed, objective)
+    rows = training_rows(run, role, source)
+    objective = make_objective(run, model, role, source) if source is not None else None
+    history = run_fit(run, name, role, model, rows, config, seed, objective)
     fine_tune = run.recipe.distil.fine_tune
     if role == "student" and fine_tune is not None and fine_tune.epochs:
         tuned = build_model(run, role, seed, fine_tune)
         load_portable_state(tuned, portable_state(model))
-        history += _fit(run, f"{name}.fine-tune", role, tuned, fine_tune, seed, None)
+        history += run_fit(run, f"{name}.fine-tune", role, tuned, training_rows(run, role, None), fine_tune, seed, None)
         model = tuned
+    return {"history": history, **keep(run, name, role, model), **({} if objective is None else {"ratios": objective.ratios})}
+
+
+def keep(run: Run, name: str, role: Role, model: nn.Module) -> dict[str, Any]:
+    """Store the weights of a trained model and judge it on the test split."""
     state = portable_state(model)
-    if (run.recipe.teacher if role == "teacher" else run.recipe.student).table_dtype == "float16":
+    if run.recipe.part(role).table_dtype == "float16":
         state = round_tables(model, state)
-    temporary = run.weights(name).with_suffix(".new")
-    save_file(state, temporary)
-    temporary.replace(run.weights(name))
+    save_weights(run, name, state)
     return {
-        "history": history,
-        "metrics": test_metrics(run, role, model),
+        "metrics": judge_of(run.rows, role).test(model),
         "num_parameters": sum(value.numel() for value in state.values()),
     }
+
+
+def save_weights(run: Run, name: str, state: Mapping[str, torch.Tensor]) -> None:
+    """Store weights whole."""
+    path = run.weights(name)
+    temporary = path.with_suffix(".new")
+    save_file(dict(state), temporary)
+    temporary.replace(path)
 
 
 def load_trained(run: Run, name: str, role: Role) -> nn.Module:
@@ -75,66 +101,115 @@ def load_trained(run: Run, name: str, role: Role) -> nn.Module:
     return model.eval()
 
 
-def test_metrics(run: Run, role: Role, model: nn.Module) -> dict[str, float]:
-    """Return all metrics of a model on the test split."""
-    logits = predict(model, run.rows.tensors(role, "test"))
-    return evaluate_predictions(run.task.spec.labels, run.rows.labels("test"), as_served(run, logits), run.rows.groups("test"))
+def training_rows(run: Run, role: Role, source: SignalSource | None) -> TrainingRows:
+    """Return what a model trains on: fewer labels or negatives where the recipe says so, and lists or rows without labels
+    where a teacher speaks about them."""
+    part, distil = run.recipe.part(role), run.recipe.distil
+    rows = run.rows.training(role)
+    if not isinstance(rows, TensorRows):
+        from recstill.recipes.teaching import top_of
+
+        top = top_of(source) if source is not None and run.needs_lists else None
+        return rows if top is None else rows.with_lists(ListSampler(top, distil.lists.queries, distil.lists.random))
+    random = np.random.default_rng(0)  # the same rows for every seed: the seeds measure training, not sampling
+    kept = np.ones(len(rows), bool)
+    if part.keep_negatives < 1:
+        kept &= (rows.labels[run.task.spec.primary.name].numpy() != 0) | (random.random(len(rows)) < part.keep_negatives)
+    labelled = random.random(len(rows)) < part.label_share
+    if source is None or part.label_share == 1:
+        rows = rows.take(torch.from_numpy(np.flatnonzero(kept & labelled))) if not (kept & labelled).all() else rows
+    else:
+        blank = torch.from_numpy(~labelled)
+        labels = {name: torch.where(blank, torch.nan, values) for name, values in rows.labels.items()}
+        rows = TensorRows(rows.dense, rows.ids, labels, rows.row_ids, rows.slots, rows.groups, rows.attributes)
+    if source is not None:
+        if distil.unlabelled:
+            rows = rows.joined(run.rows.tensors(role, "unlabelled"))
+        rows = TensorRows(
+            rows.dense, rows.ids, rows.labels, rows.row_ids, rows.slots, rows.groups, rows.attributes, run.needs_lists
+        )
+    return rows
 
 
-def as_served(run: Run, logits: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return predictions on the labels' own scale."""
-    return {label.name: predictions_of(label, logits[label.name].numpy()) for label in run.task.spec.labels}
-
-
-def _fit(
-    run: Run, name: str, role: Role, model: nn.Module, config: TrainingConfig, seed: int, objective: Objective | None
+def run_fit(
+    run: Run,
+    name: str,
+    role: Role,
+    model: nn.Module,
+    rows: TrainingRows,
+    config: TrainingConfig,
+    seed: int,
+    objective: Objective | None,
 ) -> list[dict[str, float]]:
-    valid, primary = run.rows.tensors(role, "valid"), run.task.spec.primary
-    truth = valid.labels[primary.name].numpy()
-
-    def evaluate(current: nn.Module) -> dict[str, float]:
-        predicted = predictions_of(primary, predict(current, valid, bf16=config.bf16)[primary.name].numpy())
-        if primary.kind in ("binary", "count"):
-            return {"score": auc(truth, predicted)}
-        hit = predicted.argmax(1) == truth if primary.kind == "multiclass" else -((predicted - truth) ** 2)
-        return {"score": float(hit.mean())}
+    """Fit with progress, checkpoints and hooks; return the history."""
+    judge = judge_of(run.rows, role, bf16=config.bf16)
+    spec, warned = run.task.spec, False
+    checkpoints = run.recipe.all_teachers[role].checkpoints if role != "student" else ()
 
     def after_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
         text = f"{name} epoch {epoch + 1}/{config.epochs}: loss {metrics['loss']:.4f}, validation {metrics['score']:.4f}"
         run.progress.say(text)
+        if epoch + 1 in checkpoints:
+            save_weights(run, f"{name}@{epoch + 1}", portable_state(model))
         run.platform.plugins.hook.after_epoch(run_id=run.id, stage=name, epoch=epoch, metrics=dict(metrics))
 
-    loss_of: LossOf = objective or (lambda output, batch: supervised_loss(run.task.spec.labels, output, batch))
+    def loss_of(output: Output, batch: Batch) -> torch.Tensor:
+        nonlocal warned
+        if objective is None:
+            return supervised_loss(spec.labels, output, batch)
+        loss = objective(output, batch)
+        if not warned:
+            for strategy, ratio in objective.starved.items():
+                run.progress.say(
+                    f"warning: {strategy} starts at {ratio:.1e} of the label loss in the first batch, so the teacher is hardly "
+                    f"heard; raise its weight about {1 / ratio:,.0f}-fold, or see `recstill tune`"
+                )
+            warned = True
+        return loss
+
     history = fit(
         model,
-        run.rows.tensors(role, "train"),
+        rows,
         loss_of,
         config,
         seed=seed,
-        evaluate=evaluate,
+        evaluate=lambda current: {"score": judge.validate(current)},
         checkpoints=Checkpoints(run.folder / "checkpoints" / f"{name}.safetensors"),
         extra=objective.parts if objective is not None and len(objective.parts) else None,
+        before_step=objective.at if objective is not None else lambda *_: None,
         progress=run.progress.steps,
         after_epoch=after_epoch,
     )
     return history.epochs
 
 
-def _objective(run: Run, model: nn.Module, role: Role, signals: StoredSignals) -> Objective:
-    probe = run.rows.tensors(role, "valid").batch(torch.arange(2))
+def make_objective(run: Run, model: nn.Module, role: Role, source: SignalSource) -> Objective:
+    """Attach the recipe's strategies to a student."""
+    rows = training_rows(run, role, source)
+    probe = rows.batch(torch.arange(min(4, len(rows))))
+    generator = torch.get_rng_state()  # drawing the probe's negatives must not change what training draws
     with torch.no_grad():
-        widths = hidden_widths(model.eval()(probe))
-    context = StrategyContext(run.task.spec.labels, widths, {})
+        output, taught = model.eval()(probe), source.of(probe)
+    torch.set_rng_state(generator)
+    config = run.recipe.student.training
+    forward: Callable[[Batch], Output] = DenseForward(model, config.bf16 and has_fast_bf16(rows.device))
+    tables = [module for module in model.modules() if isinstance(module, TrainingTables)]
+    context = StrategyContext(
+        labels=run.task.spec.labels,
+        student_hidden=hidden_widths(output),
+        teacher_hidden={name: int(value.shape[-1]) for name, value in taught.hidden.items()},
+        student_attention=attention_shapes(output),
+        teacher_attention={name: tuple(value.shape[1:]) for name, value in taught.attention.items()},
+        num_rows=run.snapshot.meta["num_rows"],
+        num_teachers=1 + len(taught.others),
+        sampling_rate=run.recipe.student.keep_negatives,
+        student=StudentRunner(forward, tables),
+    )
     strategies = [
-        Weighted(config.name, build_strategy(run.platform, config), config.weight) for config in run.recipe.distil.strategies
+        Weighted(part.name, build_strategy(run.platform, part), part.weight_value) for part in run.recipe.distil.strategies
     ]
 
-    def supervised(output: Output, batch: Batch) -> Tensor:
+    def supervised(output: Output, batch: Batch) -> torch.Tensor:
         return supervised_loss(run.task.spec.labels, output, batch)
 
-    return Objective(supervised, strategies, context, lambda batch: signals.of(_ids(batch)))
-
-
-def _ids(batch: Batch) -> Tensor:
-    assert batch.row_ids is not None
-    return batch.row_ids
+    return Objective(supervised, strategies, context, source.of, run.recipe.distil.label_weight)

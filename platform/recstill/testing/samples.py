@@ -19,16 +19,17 @@ LABELS = (
 )
 SLOTS = (Slot("user", "user", 20), Slot("item", "item", 30), Slot("brand", "brand", 5))
 NUM_DENSE = 6
+QUERY = ((1, 4), (0,))
 
 
 def inputs_for_training() -> ModelInputs:
     """Return inputs with fused tables."""
-    return training_inputs(NUM_DENSE, SLOTS, LABELS, TableOptimizer())
+    return training_inputs(NUM_DENSE, SLOTS, LABELS, TableOptimizer(), query=QUERY)
 
 
 def inputs_for_export() -> ModelInputs:
     """Return inputs with the concatenated table."""
-    return export_inputs(NUM_DENSE, SLOTS, LABELS)
+    return export_inputs(NUM_DENSE, SLOTS, LABELS, QUERY)
 
 
 def sample_rows(num_rows: int = 64, seed: int = 0) -> TensorRows:

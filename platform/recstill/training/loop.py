@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from recstill.api.batch import Batch, Output
-from recstill.embeddings.tables import FusedTables, table_penalty
+from recstill.embeddings.tables import table_penalty
+from recstill.training.parameters import freeze, make_optimizer, thaw
 
 if TYPE_CHECKING:
     from recstill.embeddings.batches import TensorRows
@@ -18,6 +19,21 @@ if TYPE_CHECKING:
     from recstill.training.config import TrainingConfig
 
 LossOf = Callable[[Output, Batch], Tensor]
+
+
+class TrainingRows(Protocol):
+    """Rows that training draws batches from: as they lie, or made on the fly (sampled negatives)."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def __len__(self) -> int: ...
+
+    def order(self, generator: torch.Generator, /) -> Tensor:
+        """Return the rows in the order of an epoch."""
+
+    def batch(self, rows: Tensor, /) -> Batch:
+        """Gather a batch. Random choices come from torch's global generator, whose state checkpoints keep."""
 
 
 class Evaluate(Protocol):
@@ -28,7 +44,8 @@ class Evaluate(Protocol):
 
 @dataclass
 class History:
-    """What happened, epoch by epoch; `best_epoch` is the one whose weights the model keeps."""
+    """What happened, look by look at the validation split; `best_epoch` is the place in `epochs` of the best one, whose weights
+    the model keeps."""
 
     epochs: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = -1
@@ -37,6 +54,10 @@ class History:
     @property
     def is_stale(self) -> Callable[[int], bool]:
         return lambda patience: len(self.epochs) - 1 - self.best_epoch >= patience and self.best_epoch >= 0
+
+    @property
+    def is_newest_best(self) -> bool:
+        return self.best_epoch == len(self.epochs) - 1
 
 
 class DenseForward(nn.Module):
@@ -61,7 +82,7 @@ def has_fast_bf16(device: torch.device | str = "cpu") -> bool:
 
 def fit(
     model: nn.Module,
-    rows: TensorRows,
+    rows: TrainingRows,
     loss_of: LossOf,
     config: TrainingConfig,
     *,
@@ -69,6 +90,7 @@ def fit(
     evaluate: Evaluate,
     checkpoints: Checkpoints | None = None,
     extra: nn.Module | None = None,
+    before_step: Callable[[int, int], None] = lambda *_: None,
     progress: Callable[[int, int, float], None] = lambda *_: None,
     after_epoch: Callable[[int, Mapping[str, float]], None] = lambda *_: None,
 ) -> History:
@@ -79,8 +101,9 @@ def fit(
     and the state of the random generator is part of a checkpoint.
     """
     trained = nn.ModuleList([model, extra] if extra is not None else [model])
-    optimizer = torch.optim.AdamW(dense_parameters(trained), lr=config.learning_rate, weight_decay=config.l2)
-    forward = DenseForward(model, config.bf16 and has_fast_bf16(rows.dense.device))
+    frozen = freeze(model, config.freeze)
+    optimizer = make_optimizer(trained, config)
+    forward = DenseForward(model, config.bf16 and has_fast_bf16(rows.device))
     num_steps = -(-len(rows) // config.batch_size)
     history, step, loss_sum = History(), 0, 0.0
     best: dict[str, Tensor] = {}
@@ -89,14 +112,15 @@ def fit(
         history, best, step, loss_sum = found
     while step < num_steps * config.epochs and not history.is_stale(config.patience):
         epoch, done = divmod(step, num_steps)
-        if not done and epoch and history.best_epoch == epoch - 1:
+        if not done and epoch % config.validate_every == 0 and history.epochs and history.is_newest_best:
             # Copied only when training goes on from the best weights: tables of 10 M rows cost as much as several steps.
             best = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+        order = rows.order(torch.Generator().manual_seed(seed * 1_000_003 + epoch))
         model.train()
         for start in range(done * config.batch_size, len(rows), config.batch_size):
             batch = rows.batch(order[start : start + config.batch_size])
             _warm_up(optimizer, config, step)
+            before_step(step, num_steps * config.epochs)
             optimizer.zero_grad(set_to_none=True)
             loss = loss_of(forward(batch), batch) + table_penalty(model)
             loss.backward()
@@ -105,31 +129,29 @@ def fit(
             progress(step, num_steps * config.epochs, loss.item())
             if checkpoints is not None and step % config.checkpoint_steps == 0 and step % num_steps:
                 checkpoints.save(trained, optimizer, history, best, step, loss_sum)
-        metrics = {"loss": loss_sum / num_steps, **evaluate(model)}
+        if (epoch + 1) % config.validate_every and epoch + 1 < config.epochs:
+            continue
+        num_epochs = epoch % config.validate_every + 1
+        metrics = {"loss": loss_sum / (num_steps * num_epochs), **evaluate(model)}
         loss_sum = 0.0
         history.epochs.append(metrics)
         if metrics["score"] > history.best_score:
-            history.best_epoch, history.best_score = epoch, metrics["score"]
+            history.best_epoch, history.best_score = len(history.epochs) - 1, metrics["score"]
         after_epoch(epoch, metrics)
         if checkpoints is not None:
-            earlier = {} if history.best_epoch == epoch else best
+            earlier = {} if history.is_newest_best else best
             checkpoints.save(trained, optimizer, history, earlier, step, loss_sum)
-    if best and history.best_epoch < len(history.epochs) - 1:
+    if best and not history.is_newest_best:
         model.load_state_dict(best)
+    thaw(frozen)
     model.eval()
     return history
-
-
-def dense_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters that the dense optimizer owns: all but the tables, which update in their backward."""
-    tables = {id(p) for m in model.modules() if isinstance(m, FusedTables) for p in m.parameters()}
-    return [parameter for parameter in model.parameters() if id(parameter) not in tables]
 
 
 def _warm_up(optimizer: torch.optim.Optimizer, config: TrainingConfig, step: int) -> None:
     scale = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate * scale
+        group["lr"] = group["full_lr"] * scale
 
 
 @torch.no_grad()
@@ -140,7 +162,7 @@ def predict(model: nn.Module, rows: TensorRows, *, bf16: bool = False, batch_siz
     teaching, not for figures that are reported.
     """
     model.eval()
-    forward = DenseForward(model, bf16 and has_fast_bf16(rows.dense.device))
+    forward = DenseForward(model, bf16 and has_fast_bf16(rows.device))
     parts: dict[str, list[Tensor]] = {}
     for batch in rows.batches(batch_size):
         for label, logits in forward(batch).logits.items():

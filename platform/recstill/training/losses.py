@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def label_loss(label: LabelSpec, logits: Tensor, target: Tensor) -> Tensor:
-    """Return the mean loss of one label, a scalar.
+    """Return the mean loss of one label over rows whose label is known, a scalar.
 
     binary: cross-entropy; multiclass: softmax cross-entropy; count: Poisson deviance with a log link, whose optimum keeps
     sum(exp(z)) = sum(y) (McCullagh & Nelder, 1989); regression: squared error. Count logits are clamped at 15, so that one
@@ -29,7 +29,30 @@ def label_loss(label: LabelSpec, logits: Tensor, target: Tensor) -> Tensor:
     return F.mse_loss(logits, target)
 
 
+def ranking_loss(logits: Tensor, target: Tensor, groups: Tensor) -> Tensor:
+    """Return the mean over pairs of a positive and a negative of one list of -log sigmoid(z+ - z-), a scalar (BPR, Rendle et
+    al., 2009). A list has one positive, which comes first, and the same number of negatives as every other."""
+    size = int((groups == groups[0]).sum())
+    scores = logits.view(-1, size)
+    if not bool((target.view(-1, size)[:, 0] > 0).all()):
+        raise ValueError("a ranking label needs lists whose first row is the positive")
+    return -F.logsigmoid(scores[:, :1] - scores[:, 1:]).mean()
+
+
 def supervised_loss(labels: tuple[LabelSpec, ...], output: Output, batch: Batch) -> Tensor:
-    """Return the weighted sum over the labels."""
-    losses = [label.weight * label_loss(label, output.logits[label.name].float(), batch.labels[label.name]) for label in labels]
-    return torch.stack(losses).sum()
+    """Return the weighted sum over the labels; rows whose label is NaN take no part in it."""
+    losses = []
+    for label in labels:
+        logits, target = output.logits[label.name].float(), batch.labels[label.name]
+        known = ~torch.isnan(target)
+        groups = batch.groups
+        if not bool(known.all()):
+            if not bool(known.any()):
+                continue
+            logits, target, groups = logits[known], target[known], None if groups is None else groups[known]
+        if label.kind == "ranking":
+            assert groups is not None
+            losses.append(label.weight * ranking_loss(logits, target, groups))
+        else:
+            losses.append(label.weight * label_loss(label, logits, target))
+    return torch.stack(losses).sum() if losses else next(iter(output.logits.values())).sum() * 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -10,6 +9,10 @@ import pytest
 from pydantic import ValidationError
 
 from recstill_commerce.task import AdsOptions, AdsTask
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")

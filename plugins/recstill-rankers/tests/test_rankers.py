@@ -11,6 +11,7 @@ from recstill.testing.samples import LABELS, NUM_DENSE, SLOTS, inputs_for_export
 from recstill_rankers.dcn import CrossLayer, DCNv2, SmallDCN
 from recstill_rankers.dlrm import DLRM
 from recstill_rankers.mlp import SmallMLP
+from recstill_rankers.two_tower import TwoTower
 
 
 @pytest.mark.parametrize(
@@ -20,7 +21,7 @@ def test_teachers_conform(factory: type, options: dict[str, object]) -> None:
     assert_passed(check_teacher(factory, **options))
 
 
-@pytest.mark.parametrize("factory", [SmallMLP, SmallDCN])
+@pytest.mark.parametrize("factory", [SmallMLP, SmallDCN, TwoTower])
 def test_students_conform(factory: type) -> None:
     assert_passed(check_student(factory))
 
@@ -38,7 +39,7 @@ def test_dlrm_uses_every_pair_of_vectors_once() -> None:
     assert len(set(model.pairs.tolist())) == len(model.pairs)
 
 
-@pytest.mark.parametrize("factory", [DCNv2, DLRM, SmallMLP, SmallDCN])
+@pytest.mark.parametrize("factory", [DCNv2, DLRM, SmallMLP, SmallDCN, TwoTower])
 def test_the_same_definition_trains_and_exports_with_the_same_answers(factory: type) -> None:
     trained = factory(inputs_for_training()).eval()
     exported = factory(inputs_for_export()).eval()

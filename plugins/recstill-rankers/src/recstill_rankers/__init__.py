@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 def register_teachers() -> Mapping[str, type[Model]]:
     from recstill_rankers.dcn import DCNv2
     from recstill_rankers.dlrm import DLRM
+    from recstill_rankers.two_tower import TwoTower
 
-    return {"dcnv2": DCNv2, "dlrm": DLRM}
+    return {"dcnv2": DCNv2, "dlrm": DLRM, "two-tower": TwoTower}
 
 
 @hookimpl
 def register_students() -> Mapping[str, type[Model]]:
     from recstill_rankers.dcn import SmallDCN
     from recstill_rankers.mlp import SmallMLP
+    from recstill_rankers.two_tower import TwoTower
 
-    return {"small-mlp": SmallMLP, "small-dcn": SmallDCN}
+    return {"small-mlp": SmallMLP, "small-dcn": SmallDCN, "two-tower": TwoTower}

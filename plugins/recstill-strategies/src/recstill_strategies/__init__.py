@@ -15,6 +15,17 @@ if TYPE_CHECKING:
 @hookimpl
 def register_strategies() -> Mapping[str, type[Strategy]]:
     from recstill_strategies.auxiliary import AuxiliaryHead
+    from recstill_strategies.lists import (
+        CalibratedList,
+        CollaborativeDistillation,
+        ListKL,
+        MarginMSE,
+        RankDistil,
+        RankingDistillation,
+        RelaxedRanking,
+        TopKCrossEntropy,
+        UnbiasedRanking,
+    )
     from recstill_strategies.logit import HardTarget, SoftHardMix, SoftTarget
 
     return {
@@ -22,4 +33,13 @@ def register_strategies() -> Mapping[str, type[Strategy]]:
         "hard-target": HardTarget,
         "soft-hard-mix": SoftHardMix,
         "auxiliary-head": AuxiliaryHead,
+        "list-kl": ListKL,
+        "topk-cross-entropy": TopKCrossEntropy,
+        "relaxed-ranking": RelaxedRanking,
+        "ranking-distillation": RankingDistillation,
+        "collaborative": CollaborativeDistillation,
+        "rank-distil": RankDistil,
+        "margin-mse": MarginMSE,
+        "calibrated-list": CalibratedList,
+        "unbiased-ranking": UnbiasedRanking,
     }

@@ -1,0 +1,168 @@
+"""The signal store: what a teacher version said about the rows of a snapshot, scored once, read by any number of students.
+
+A folder per (task, teacher version, snapshot) holds Parquet parts and `signals.json`, the card that names them with their
+digests. A part counts once the card names it, and the card is replaced in one rename: a kill leaves the parts before it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recstill.api.errors import DataError
+from recstill.data.files import check_sha256, read_json, sha256_of, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    Arrays = Mapping[str, NDArray[Any]]
+
+SCHEMA = 2
+
+
+@dataclass(frozen=True)
+class SignalKey:
+    """What identifies a set of signals."""
+
+    task: str
+    teacher: str
+    snapshot: str
+
+    def folder(self, root: Path) -> Path:
+        return root / self.task / self.teacher.replace(":", "-") / self.snapshot
+
+
+class SignalStore:
+    """The signals of one key, for appending and reading."""
+
+    def __init__(self, key: SignalKey, root: Path) -> None:
+        self.key, self.folder = key, key.folder(root)
+
+    @property
+    def card(self) -> dict[str, Any] | None:
+        """The card, or None if nothing was scored. Raise DataError if it is of another schema or key."""
+        if not (self.folder / "signals.json").is_file():
+            return None
+        card = dict(read_json(self.folder / "signals.json"))
+        if card.get("schema") != SCHEMA:
+            raise DataError(
+                f"{self.folder} has signal schema {card.get('schema')}; this version reads {SCHEMA}. Delete it and score again."
+            )
+        if (card["task"], card["teacher"], card["snapshot"]) != (self.key.task, self.key.teacher, self.key.snapshot):
+            raise DataError(
+                f"{self.folder} holds signals of {card['teacher']} for {card['snapshot']}, not of {self.key.teacher} for "
+                f"{self.key.snapshot}. Delete it and score again."
+            )
+        return card
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every row that should be scored was."""
+        card = self.card
+        return card is not None and bool(card["complete"])
+
+    def begin(self, facts: Mapping[str, Any]) -> set[str]:
+        """Start or go on; return the names of the parts that are there already. Other facts than before start afresh.
+
+        facts: snapshot_sha256, num_snapshot_rows, labels, hidden {name: width}, sampling_rate, kind.
+        """
+        card = self.card
+        if card is not None and {name: card.get(name) for name in facts} != dict(facts):
+            shutil.rmtree(self.folder)
+            card = None
+        if card is None:
+            key = {"task": self.key.task, "teacher": self.key.teacher, "snapshot": self.key.snapshot}
+            card = {"schema": SCHEMA, **key, **facts, "parts": {}, "complete": False}
+            write_json(self.folder / "signals.json", card)
+        for path in self.folder.glob("*.parquet*"):
+            if path.name not in card["parts"]:  # written by a process that died before it could say so
+                path.unlink()
+        return set(card["parts"])
+
+    def append(
+        self, name: str, columns: Mapping[str, NDArray[np.generic]], event_times: NDArray[np.generic] | None = None
+    ) -> None:
+        """Add a part: arrays of N rows or (N, width). Raise DataError, and store nothing, if a float is NaN or infinite."""
+        bad = [n for n, values in columns.items() if values.dtype.kind == "f" and not np.isfinite(values).all()]
+        if bad:
+            raise DataError(
+                f"Teacher {self.key.teacher} gave NaN or infinite values for {', '.join(bad)}; they were not stored."
+            )
+        card = self.card
+        assert card is not None
+        table = pa.table({n: _column(values) for n, values in columns.items()})
+        path = self.folder / name
+        temporary = path.with_suffix(".parquet.new")
+        # Uncompressed and without dictionaries, so that readers map the file and only copy.
+        pq.write_table(table, temporary, compression="none", use_dictionary=False)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.rename(path)
+        entry: dict[str, Any] = {
+            "sha256": sha256_of(path),
+            "rows": len(table),
+            "scored_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        if event_times is not None and len(event_times):
+            entry |= {"first_event": str(event_times.min()), "last_event": str(event_times.max())}
+        card["parts"][name] = entry
+        write_json(self.folder / "signals.json", card)
+
+    def seal(self) -> None:
+        """Say that all rows are scored."""
+        card = self.card
+        assert card is not None
+        write_json(self.folder / "signals.json", {**card, "complete": True})
+
+    def read(self, prefix: str) -> pa.Table | None:
+        """Read the parts whose names begin with `prefix`, memory-mapped; None if there is none. Raise on a changed part."""
+        card = self.card
+        if card is None:
+            raise DataError(f"No signals of teacher {self.key.teacher} for snapshot {self.key.snapshot}. Run the score stage.")
+        names = sorted(name for name in card["parts"] if name.startswith(prefix))
+        for name in names:
+            check_sha256(self.folder / name, card["parts"][name]["sha256"], f"Delete {self.folder} and score again.")
+        tables = [pq.read_table(self.folder / name, memory_map=True) for name in names]
+        return pa.concat_tables(tables).combine_chunks() if tables else None
+
+    @property
+    def num_bytes(self) -> int:
+        """What the parts take on disk."""
+        return sum(path.stat().st_size for path in self.folder.glob("*.parquet"))
+
+
+def list_stores(root: Path) -> list[SignalStore]:
+    """Return every set of signals below the root whose card can be read."""
+    stores = []
+    for path in sorted(root.glob("*/*/*/signals.json")):
+        card = read_json(path)
+        stores.append(SignalStore(SignalKey(card["task"], card["teacher"], card["snapshot"]), root))
+    return stores
+
+
+def array_of(table: pa.Table, name: str) -> NDArray[np.generic]:
+    """Return a column as an array of N values or (N, width)."""
+    column = table[name].combine_chunks()
+    if isinstance(column, pa.ChunkedArray):
+        column = column.chunk(0)
+    if pa.types.is_fixed_size_list(column.type):
+        width = column.type.list_size
+        return np.asarray(column.flatten().to_numpy(zero_copy_only=False)).reshape(-1, width)
+    return np.asarray(column.to_numpy(zero_copy_only=False))
+
+
+def _column(values: NDArray[np.generic]) -> pa.Array:
+    if values.ndim == 1:
+        return pa.array(values)
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])

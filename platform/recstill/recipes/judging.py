@@ -1,0 +1,104 @@
+"""How a run judges a model: row by row, or by ranking the whole catalogue."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recstill.api.errors import ConfigError
+from recstill.evaluation.metrics import auc, evaluate_predictions, predictions_of
+from recstill.evaluation.retrieval import HeldOut, rank_of_targets, retrieval_metrics
+from recstill.training.loop import predict
+
+if TYPE_CHECKING:
+    from recstill.api.task import TaskSpec
+    from recstill.embeddings.catalogue import Catalogue
+    from recstill.recipes.rows import Role, RunRows
+
+
+class Judge(Protocol):
+    """Validates while training (higher is better), and tests at the end."""
+
+    def validate(self, model: nn.Module) -> float: ...
+
+    def test(self, model: nn.Module) -> dict[str, float]: ...
+
+
+def judge_of(rows: RunRows, role: Role, *, bf16: bool = False) -> Judge:
+    """Return the judge of a task's models."""
+    return RetrievalJudge(rows, role) if rows.task.retrieval is not None else RowJudge(rows, role, bf16)
+
+
+def primary_metric(task: TaskSpec) -> str:
+    """The metric that verdicts and gates look at; higher is better."""
+    if task.retrieval is not None:
+        return f"{task.primary.name}.recall@{task.retrieval.k}"
+    return f"{task.primary.name}.{'accuracy' if task.primary.kind == 'multiclass' else 'auc'}"
+
+
+class RowJudge:
+    """Judges rows: AUC (accuracy, squared error) of the primary label while training, all metrics at the end."""
+
+    def __init__(self, rows: RunRows, role: Role, bf16: bool) -> None:
+        self.rows, self.role, self.bf16 = rows, role, bf16
+
+    def validate(self, model: nn.Module) -> float:
+        primary, valid = self.rows.task.primary, self.rows.tensors(self.role, "valid")
+        truth = valid.labels[primary.name].numpy()
+        predicted = predictions_of(primary, predict(model, valid, bf16=self.bf16)[primary.name].numpy())
+        if primary.kind in ("binary", "count"):
+            return auc(truth, predicted)
+        hit = predicted.argmax(1) == truth if primary.kind == "multiclass" else -((predicted - truth) ** 2)
+        return float(hit.mean())
+
+    def test(self, model: nn.Module) -> dict[str, float]:
+        labels = self.rows.task.labels
+        logits = predict(model, self.rows.tensors(self.role, "test"))
+        predictions = {label.name: predictions_of(label, logits[label.name].numpy()) for label in labels}
+        return evaluate_predictions(labels, self.rows.labels("test"), predictions, self.rows.groups("test"))
+
+
+class RetrievalJudge:
+    """Judges two-tower models by where each held-out item stands among all items that its query does not know."""
+
+    def __init__(self, rows: RunRows, role: Role) -> None:
+        self.rows, self.catalogue = rows, rows.catalogue(role)
+
+    def validate(self, model: nn.Module) -> float:
+        found = self._metrics(model, "valid", ("train",))
+        return found[primary_metric(self.rows.task)]
+
+    def test(self, model: nn.Module) -> dict[str, float]:
+        return self._metrics(model, "test", ("train", "valid"))
+
+    def _metrics(self, model: nn.Module, split: str, known: tuple[str, ...]) -> dict[str, float]:
+        retrieval = self.rows.task.retrieval
+        assert retrieval is not None
+        pairs = self.rows.pairs[self.rows.snapshot.rows_of(split)]
+        queries, items = (vectors.numpy() for vectors in vectors_of(model, self.catalogue))
+        ranks = rank_of_targets(queries, items, HeldOut(pairs, self.rows.known_pairs(*known)))
+        label = self.rows.task.primary.name
+        return {f"{label}.{name}": value for name, value in retrieval_metrics(ranks, pairs[:, 0], retrieval.k).items()}
+
+
+@torch.no_grad()
+def vectors_of(model: nn.Module, catalogue: Catalogue) -> tuple[Tensor, Tensor]:
+    """Return the vectors (queries, d) and (items, d) of a two-tower model. Raise ConfigError if the model is none."""
+    model.eval()
+    queries, items = [], []
+    for batch in catalogue.sweep():
+        output = model(batch)
+        if not {"query", "item"} <= set(output.hidden):
+            raise ConfigError(
+                f"Model {type(model).__name__}",
+                ["a retrieval task needs a two-tower model: hidden `query` and `item` whose dot product is the score"],
+            )
+        queries.append(output.hidden["query"].float())
+        items.append(output.hidden["item"].float())
+        dots = (queries[-1] * items[-1]).sum(1)
+        if not np.allclose(dots.numpy(), next(iter(output.logits.values())).float().numpy(), rtol=1e-3, atol=1e-3):
+            raise ConfigError(f"Model {type(model).__name__}", ["its logit is not the dot product of `query` and `item`"])
+    return torch.cat(queries)[: len(catalogue.queries)], torch.cat(items)[: len(catalogue.items)]

@@ -1,0 +1,129 @@
+"""The stages of a run, in order: pretrain, score, distil, fine-tune, compare, export, register, report."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from recstill.evaluation.metrics import evaluate_predictions
+from recstill.recipes.exporting import check_bundle, export_bundle
+from recstill.recipes.judging import judge_of
+from recstill.recipes.planning import hidden_asked
+from recstill.recipes.registering import fetch_teacher, register_student, register_teacher
+from recstill.recipes.summary import metric_table, transfer_of, write_run_report
+from recstill.recipes.teaching import open_teachers, score_teacher, store_of
+from recstill.recipes.training import load_trained, train
+from recstill.registry.runs import finish_run, record_metrics
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from recstill.recipes.run import Run
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run leaves."""
+
+    run_id: str
+    student: str
+    teacher: str
+    report: Path
+    verdict: str
+    metrics: dict[str, dict[str, tuple[float, float, int]]]
+
+
+def run_stages(run: Run) -> RunResult:
+    """Do every stage that is not done yet, then write the report and the registry's rows."""
+    torch.set_num_threads(run.recipe.threads)
+    seeds = run.recipe.seeds
+    run.progress.say(f"run {run.id}: {run.snapshot.meta['num_rows']:,} rows of {run.snapshot.id}")
+    taught, versions = _teachers(run)
+    for name in run.recipe.baselines:
+        run.stage(f"baseline-{name}", lambda name=name: _baseline(run, name))  # type: ignore[misc]
+    for seed in seeds:
+        run.stage(f"alone-{seed}", lambda seed=seed: train(run, f"alone-{seed}", "student", seed))  # type: ignore[misc]
+    source = functools.cache(lambda: open_teachers(run, versions))
+    for seed in seeds:
+        run.stage(f"distilled-{seed}", lambda seed=seed: train(run, f"distilled-{seed}", "student", seed, source()))  # type: ignore[misc]
+    exported = run.stage("student", lambda: _export_student(run, taught))
+    table = metric_table(run)
+    transfer = transfer_of(run)
+    report = write_run_report(run, table, transfer, exported)
+    with run.platform.registry.transaction() as session:
+        for subject, values in table.items():
+            record_metrics(session, run.id, subject, values)
+        finish_run(session, run.id, "finished", report=str(report), verdict=transfer.verdict)
+    shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+    return RunResult(run.id, exported["version"], taught["teacher"]["version"], report, transfer.verdict, table)
+
+
+def _teachers(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[str, str]]]:
+    """Train, or take from the registry, every teacher, and score it. Return what the stages found by role, and
+    {name of the signals: (role, weights)}."""
+    taught, versions = {}, {}
+    for role, part in run.recipe.all_teachers.items():
+        suffix = role.removeprefix("teacher")
+        if part.version:
+            taught[role] = run.stage(role, lambda role=role: _registered_teacher(run, role))  # type: ignore[misc]
+            fetch_teacher(run, role)  # a resumed run adopts the transform again
+        else:
+            name = f"pretrain{suffix}"
+            run.stage(name, lambda role=role: train(run, role, role, run.recipe.seeds[0]))  # type: ignore[misc]
+            taught[role] = run.stage(role, lambda role=role: _export_teacher(run, role))  # type: ignore[misc]
+        version = taught[role]["version"]
+        members = {f"{version}@{epoch}": f"{role}@{epoch}" for epoch in part.checkpoints} | {version: role}
+        for key, weights in members.items():
+            versions[key] = (role, weights)
+            if not run.recipe.distil.live:
+                _score(run, role, weights, key)
+        if not run.recipe.distil.live:
+            run.rows.forget(role)
+    return taught, versions
+
+
+def _score(run: Run, role: str, weights: str, version: str) -> None:
+    stage = "score" + weights.removeprefix("teacher")
+    if not store_of(run, version).is_complete:
+        (run.folder / "state" / f"{stage}.json").unlink(missing_ok=True)
+    run.stage(stage, lambda: score_teacher(run, role, weights, version, hidden_asked(run)))
+
+
+def _export_teacher(run: Run, role: str) -> dict[str, Any]:
+    trained = run.stage(f"pretrain{role.removeprefix('teacher')}", dict)
+    folder = export_bundle(run, role, role, run.recipe.seeds[0], trained["metrics"])
+    metrics = {**trained["metrics"], **check_bundle(run, role, role, folder)}
+    return {
+        "version": register_teacher(run, role, folder, trained, metrics),
+        "metrics": metrics,
+        "bundle": str(folder),
+        "num_parameters": trained["num_parameters"],
+    }
+
+
+def _registered_teacher(run: Run, role: str) -> dict[str, Any]:
+    found = fetch_teacher(run, role)
+    judged = judge_of(run.rows, role).test(load_trained(run, role, role))
+    return {**found, "metrics": {**found["metrics"], **judged}}
+
+
+def _baseline(run: Run, name: str) -> dict[str, Any]:
+    train_data, valid, test = run.rows.baseline_data()
+    fit = run.platform.catalog("baselines")[name]
+    labels = run.task.spec.labels
+    predictions = fit(train_data, valid, test, labels, run.recipe.seeds[0], lambda text: run.progress.say(f"{name}: {text}"))
+    return {"metrics": evaluate_predictions(labels, test.labels, predictions, run.rows.groups("test"))}
+
+
+def _export_student(run: Run, taught: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    seed = run.recipe.seeds[0]
+    name = f"distilled-{seed}"
+    trained = run.stage(name, dict)
+    folder = export_bundle(run, "student", name, seed, trained["metrics"])
+    metrics = {**trained["metrics"], **check_bundle(run, "student", name, folder)}
+    version = register_student(run, folder, trained, metrics, taught)
+    return {"version": version, "metrics": metrics, "bundle": str(folder), "unseen": run.rows.unseen("test")}
