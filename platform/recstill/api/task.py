@@ -40,8 +40,9 @@ class FeatureSpec(Spec):
 
     `view` is the Feast feature view that holds it, `key` for an entity id used as a feature, `context` for a field of the
     request, `row` for a field that each item of the request brings. `numeric` columns become dense inputs (standardised log,
-    quantile rank, a flag where training had gaps), and with `buckets` also an id; `categorical` ones an id in `table` (their own unless shared). A value seen fewer than
-    `min_count` times in training, or never, falls into one of `oov_buckets` hashed rows, which rare values train.
+    quantile rank, a flag where training had gaps), and with `buckets` also an id; `categorical` ones an id in `table`
+    (their own unless shared). A value seen fewer than `min_count` times in training, or never, falls into one of
+    `oov_buckets` hashed rows, which rare values train.
     """
 
     name: str

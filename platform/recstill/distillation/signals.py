@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,8 +16,6 @@ from recstill.api.errors import DataError
 from recstill.distillation.store import SignalStore, array_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import pyarrow as pa
 
 
@@ -71,10 +69,40 @@ class CatalogueSignals:
 
     def of(self, batch: Batch) -> Signals:
         row_ids = _ids(batch)
-        query, item = self.queries[row_ids // len(self.items)].float(), self.items[row_ids % len(self.items)].float()
+        query, item = row_ids // len(self.items), row_ids % len(self.items)
         listed = torch.isnan(batch.labels[self.label])
         mask = listed.float() if bool(listed.any()) else torch.ones(len(row_ids))
-        return Signals({self.label: (query * item).sum(1)}, mask, {"query": query, "item": item})
+        asked = torch.nonzero(mask).squeeze(1)
+        logits = torch.zeros(len(row_ids))
+        logits[asked] = self._scores(query[asked], item[asked])
+        return Signals({self.label: logits}, mask, _Vectors({"query": (self.queries, query), "item": (self.items, item)}))
+
+    def _scores(self, query: Tensor, item: Tensor) -> Tensor:
+        """Return the dot product of each pair. Lists repeat few queries and items: one small matrix product of the distinct
+        ones costs a tenth of gathering both vectors of every pair."""
+        queries, query_place = torch.unique(query, return_inverse=True)
+        items, item_place = torch.unique(item, return_inverse=True)
+        if len(queries) * len(items) > 64 * len(query):
+            return (self.queries[query].float() * self.items[item].float()).sum(1)
+        table = self.queries[queries].float() @ self.items[items].float().t()
+        return table[query_place, item_place]
+
+
+class _Vectors(Mapping[str, Tensor]):
+    """Vectors of the rows by name, gathered when a strategy asks for them."""
+
+    def __init__(self, sources: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        self._sources = sources
+
+    def __getitem__(self, name: str) -> Tensor:
+        table, rows = self._sources[name]
+        return table[rows].float()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sources)
+
+    def __len__(self) -> int:
+        return len(self._sources)
 
 
 class LiveSignals:

@@ -42,7 +42,13 @@ def sample_rows(num_rows: int = 64, seed: int = 0) -> TensorRows:
         "grade": random.integers(0, 4, num_rows).astype(np.float32),
         "amount": random.poisson(2.0, num_rows).astype(np.float32),
     }
-    return TensorRows.build(Encoded(dense, ids), SLOTS, labels, np.arange(num_rows))
+    attributes = {
+        "popularity": random.integers(1, 100, num_rows).astype(np.float32),
+        "rule": random.normal(size=num_rows).astype(np.float32),
+        "group": (np.arange(num_rows) % 2).astype(np.float32),
+    }
+    groups = np.where(np.arange(num_rows) < num_rows - 4, np.arange(num_rows) // 8, -1)
+    return TensorRows.build(Encoded(dense, ids), SLOTS, labels, np.arange(num_rows), groups, attributes)
 
 
 def sample_batch(num_rows: int = 64) -> Batch:

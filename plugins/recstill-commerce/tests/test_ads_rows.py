@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 
 import duckdb
 import numpy as np
@@ -9,7 +10,6 @@ import pytest
 from pydantic import ValidationError
 
 from recstill_commerce.task import AdsOptions, AdsTask
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from recstill.api import Batch, Output, Signals
@@ -28,7 +27,7 @@ class Lists:
 
     def order(self, scores: Tensor) -> Tensor:
         """Return (G, L): the columns from the best score to the worst, padding last."""
-        return torch.where(self.real, scores, -torch.inf).argsort(1, descending=True, stable=True)
+        return torch.where(self.real, scores, -torch.inf).argsort(dim=1, descending=True, stable=True)
 
     def log_softmax(self, scores: Tensor) -> Tensor:
         """Return the log softmax over the real entries; padding gets a very low, finite number."""
