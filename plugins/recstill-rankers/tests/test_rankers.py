@@ -5,25 +5,67 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recstill.embeddings.tables import export_inputs, load_portable_state, portable_state
+from recstill.api import LabelSpec
+from recstill.embeddings.tables import TableOptimizer, export_inputs, load_portable_state, portable_state, training_inputs
 from recstill.testing import assert_passed, check_student, check_teacher
 from recstill.testing.samples import LABELS, NUM_DENSE, SLOTS, inputs_for_export, inputs_for_training, sample_batch, sample_rows
+from recstill_rankers import register_students, register_teachers
 from recstill_rankers.dcn import CrossLayer, DCNv2, SmallDCN
 from recstill_rankers.dlrm import DLRM
 from recstill_rankers.mlp import SmallMLP
+from recstill_rankers.multitask import ESMM, PLE, MMoE, SharedBottom
 from recstill_rankers.two_tower import TwoTower
 
-
-@pytest.mark.parametrize(
-    ("factory", "options"), [(DCNv2, {"hidden": [16], "dim": 8}), (DCNv2, {"rank": 4}), (DLRM, {"top": [16]})]
-)
-def test_teachers_conform(factory: type, options: dict[str, object]) -> None:
-    assert_passed(check_teacher(factory, **options))
+SMALL = {"dcnv2": {"hidden": [16], "dim": 8}, "dlrm": {"top": [16]}}
 
 
-@pytest.mark.parametrize("factory", [SmallMLP, SmallDCN, TwoTower])
-def test_students_conform(factory: type) -> None:
-    assert_passed(check_student(factory))
+@pytest.mark.parametrize("name", register_teachers())
+def test_teachers_conform(name: str) -> None:
+    assert_passed(check_teacher(register_teachers()[name], **SMALL.get(name, {})))
+
+
+@pytest.mark.parametrize("name", register_students())
+def test_students_conform(name: str) -> None:
+    assert_passed(check_student(register_students()[name]))
+
+
+def test_low_rank_cross_layers_conform() -> None:
+    assert_passed(check_teacher(DCNv2, rank=4))
+
+
+def test_an_mmoe_gate_weighs_experts_by_a_softmax() -> None:
+    model, batch = MMoE(inputs_for_training(), dim=4, experts=3, expert=[5], tower=[]).eval(), sample_batch(6)
+    inputs = model.embed(batch)
+    experts = torch.stack([torch.relu(body.linears[0](inputs)) for body in model.experts.bodies], 1)
+    weights = torch.exp(model.gates["click"](inputs))
+    naive = sum(weights[:, [k]] / weights.sum(1, keepdim=True) * experts[:, k] for k in range(3))
+    assert torch.allclose(model(batch).hidden["gated_click"], naive, atol=1e-5)
+
+
+def test_ple_towers_read_their_own_and_the_shared_experts_only() -> None:
+    model, batch = PLE(inputs_for_training(), dim=4, levels=1, tower=[]).eval(), sample_batch(6)
+    before = model(batch).logits["click"]
+    with torch.no_grad():
+        for parameter in model.levels[0]["own_amount"].parameters():
+            parameter.add_(1.0)
+    after = model(batch).logits
+    assert torch.equal(before, after["click"])
+
+
+def test_esmm_serves_the_product_of_both_probabilities() -> None:
+    labels = (LABELS[0], LabelSpec(name="convert"))
+    inputs = training_inputs(NUM_DENSE, SLOTS, labels, TableOptimizer())
+    model, batch = ESMM(inputs, first="click", after="convert").eval(), sample_batch(9)
+    plain = SharedBottom.forward(model, batch).logits
+    expected = torch.sigmoid(plain["click"]) * torch.sigmoid(plain["convert"])
+    assert torch.allclose(torch.sigmoid(model(batch).logits["convert"]), expected, atol=1e-6)
+    with pytest.raises(ValueError, match="must be binary labels: click, convert"):
+        ESMM(inputs, first="click", after="amount")
+
+
+def test_a_two_towers_logit_is_the_dot_product_of_its_vectors() -> None:
+    output = TwoTower(inputs_for_training(), dim=8, hidden=[16])(sample_batch())
+    assert torch.allclose(output.logits["click"], (output.hidden["query"] * output.hidden["item"]).sum(1))
 
 
 def test_a_cross_layer_is_x0_times_wx_plus_b_plus_x() -> None:

@@ -14,17 +14,30 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_teachers() -> Mapping[str, type[Model]]:
-    from recstill_rankers.dcn import DCNv2
-    from recstill_rankers.dlrm import DLRM
-    from recstill_rankers.two_tower import TwoTower
+    from recstill_rankers import autoint, dcn, dlrm, multitask, two_tower
 
-    return {"dcnv2": DCNv2, "dlrm": DLRM, "two-tower": TwoTower}
+    return {
+        "dcnv2": dcn.DCNv2,
+        "dlrm": dlrm.DLRM,
+        "autoint": autoint.AutoInt,
+        "mmoe": multitask.MMoE,
+        "ple": multitask.PLE,
+        "esmm": multitask.ESMM,
+        "two-tower": two_tower.TwoTower,
+    }
 
 
 @hookimpl
 def register_students() -> Mapping[str, type[Model]]:
-    from recstill_rankers.dcn import SmallDCN
-    from recstill_rankers.mlp import SmallMLP
-    from recstill_rankers.two_tower import TwoTower
+    from recstill_rankers import autoint, dcn, mlp, multitask, two_tower
 
-    return {"small-mlp": SmallMLP, "small-dcn": SmallDCN, "two-tower": TwoTower}
+    return {
+        "small-mlp": mlp.SmallMLP,
+        "small-dcn": dcn.SmallDCN,
+        "small-autoint": autoint.SmallAutoInt,
+        "shared-bottom": multitask.SharedBottom,
+        "mmoe": multitask.MMoE,
+        "ple": multitask.PLE,
+        "esmm": multitask.ESMM,
+        "two-tower": two_tower.TwoTower,
+    }

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from recstill.api import Batch, ModelInputs, Output
-from recstill_rankers.heads import Heads, body
+from recstill_rankers.heads import Body, Heads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,8 @@ class CrossLayer(nn.Module):
 
 
 class DCNv2(nn.Module):
-    """Cross layers beside a deep body, joined before the heads. hidden: `backbone` (B, width of the join)."""
+    """Cross layers beside a deep body, joined before the heads. hidden: `backbone` (B, width of the join),
+    `deep` the body's last layer, `layer1` ... those below it."""
 
     def __init__(
         self,
@@ -46,8 +47,8 @@ class DCNv2(nn.Module):
         width = inputs.num_dense + len(inputs.slots) * dim
         self.embedding_dropout = nn.Dropout(embedding_dropout)
         self.cross = nn.ModuleList(CrossLayer(width, rank) for _ in range(cross_layers))
-        self.body, deep_width = body(width, hidden, dropout)
-        self.heads = Heads(width + deep_width, inputs.labels)
+        self.body = Body(width, hidden, dropout)
+        self.heads = Heads(width + self.body.width, inputs.labels)
 
     def forward(self, batch: Batch) -> Output:
         embedded = self.embedding_dropout(self.tables(batch.sparse).flatten(1))
@@ -55,8 +56,9 @@ class DCNv2(nn.Module):
         crossed = x0
         for layer in self.cross:
             crossed = layer(x0, crossed)
-        joined = torch.cat([crossed, self.body(x0)], 1)
-        return Output(logits=self.heads(joined), hidden={"backbone": joined})
+        deep = self.body.layers(x0)
+        joined = torch.cat([crossed, deep["backbone"]], 1)
+        return Output(logits=self.heads(joined), hidden={**deep, "backbone": joined, "deep": deep["backbone"]})
 
 
 class SmallDCN(DCNv2):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from recstill.api import Batch, ModelInputs, Output
-from recstill_rankers.heads import Heads, body
+from recstill_rankers.heads import Body, Heads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class DLRM(nn.Module):
     """Dense features through a bottom body, dot products of all pairs of vectors, a top body (Naumov et al., 2019).
 
-    hidden: `backbone` (B, last width of `top`).
+    hidden: `backbone` (B, last width of `top`), and `layer1` ... of the layers of `top` below it.
     """
 
     def __init__(
@@ -31,18 +31,19 @@ class DLRM(nn.Module):
     ) -> None:
         super().__init__()
         self.tables = inputs.tables(dim)
-        self.bottom, width = body(inputs.num_dense, bottom, 0.0)
+        self.bottom = Body(inputs.num_dense, bottom, 0.0)
+        width = self.bottom.width
         self.to_vector = nn.Linear(width, dim)
         num_vectors = len(inputs.slots) + 1
         rows, columns = torch.tril_indices(num_vectors, num_vectors, offset=-1)
         self.register_buffer("pairs", rows * num_vectors + columns, persistent=False)
-        self.top, width = body(dim + width + len(rows), top, dropout)
-        self.heads = Heads(width, inputs.labels)
+        self.top = Body(dim + width + len(rows), top, dropout)
+        self.heads = Heads(self.top.width, inputs.labels)
 
     def forward(self, batch: Batch) -> Output:
         dense = self.bottom(batch.dense)
         vector = self.to_vector(dense)
         vectors = torch.cat([vector.unsqueeze(1), self.tables(batch.sparse).to(vector.dtype)], 1)
         dots = torch.bmm(vectors, vectors.transpose(1, 2)).flatten(1).index_select(1, self.pairs)
-        backbone = self.top(torch.cat([vector, dense, dots.to(vector.dtype)], 1))
-        return Output(logits=self.heads(backbone), hidden={"backbone": backbone})
+        said = self.top.layers(torch.cat([vector, dense, dots.to(vector.dtype)], 1))
+        return Output(logits=self.heads(said["backbone"]), hidden=said)

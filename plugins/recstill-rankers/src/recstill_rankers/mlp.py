@@ -8,21 +8,22 @@ import torch
 from torch import nn
 
 from recstill.api import Batch, ModelInputs, Output
-from recstill_rankers.heads import Heads, body
+from recstill_rankers.heads import Body, Heads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
 class SmallMLP(nn.Module):
-    """Embeddings and dense features through a small body. hidden: `backbone` (B, last of `hidden`)."""
+    """Embeddings and dense features through a small body. hidden: `backbone` (B, last of `hidden`), and
+    `layer1` ... of the layers below it."""
 
     def __init__(self, inputs: ModelInputs, *, dim: int = 4, hidden: Sequence[int] = (64, 32), dropout: float = 0.0) -> None:
         super().__init__()
         self.tables = inputs.tables(dim)
-        self.body, width = body(inputs.num_dense + len(inputs.slots) * dim, hidden, dropout)
-        self.heads = Heads(width, inputs.labels)
+        self.body = Body(inputs.num_dense + len(inputs.slots) * dim, hidden, dropout)
+        self.heads = Heads(self.body.width, inputs.labels)
 
     def forward(self, batch: Batch) -> Output:
-        backbone = self.body(torch.cat([batch.dense, self.tables(batch.sparse).flatten(1)], 1))
-        return Output(logits=self.heads(backbone), hidden={"backbone": backbone})
+        said = self.body.layers(torch.cat([batch.dense, self.tables(batch.sparse).flatten(1)], 1))
+        return Output(logits=self.heads(said["backbone"]), hidden=said)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from recstill.api import Batch, ModelInputs, Output
-from recstill_rankers.heads import Heads, body
+from recstill_rankers.heads import Body, Heads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,8 +23,8 @@ class Tower(nn.Module):
     def __init__(self, num_dense: int, dim: int, hidden: Sequence[int]) -> None:
         super().__init__()
         self.dense = nn.Linear(num_dense, dim) if num_dense else None
-        layers, width = body(dim, hidden, 0.0)
-        self.layers = nn.Sequential(layers, nn.Linear(width, dim)) if hidden else None
+        layers = Body(dim, hidden, 0.0)
+        self.layers = nn.Sequential(layers, nn.Linear(layers.width, dim)) if hidden else None
 
     def forward(self, dense: Tensor, embeddings: Tensor) -> Tensor:
         vector = embeddings.sum(1)
