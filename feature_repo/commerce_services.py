@@ -15,6 +15,11 @@ _REQUEST = [
 ]
 
 ads_v1 = FeatureService(name="ads_v1", features=_REQUEST, description="What an ads student may see at request time.")
+ads_teacher_v2 = FeatureService(
+    name="ads_teacher_v2",
+    features=[*_REQUEST, household_later[["later_items", "later_spend"]]],
+    description="The request's features, and how much the household bought in the week, but not what.",
+)
 ads_teacher_v1 = FeatureService(
     name="ads_teacher_v1",
     features=[*_REQUEST, household_later],

@@ -19,7 +19,10 @@ from recstill.cli.plugins import plugins
 from recstill.cli.run import run
 from recstill.cli.runs import runs
 from recstill.cli.serve import package, serve
+from recstill.cli.signals import signals
+from recstill.cli.sweep import sweep
 from recstill.cli.tasks import tasks
+from recstill.cli.tune import tune
 
 
 class _Main(click.Group):
@@ -50,7 +53,7 @@ def cli() -> None:
     """Distil large recommendation, search and risk models into small, fast ones, and serve them."""
 
 
-for command in (audit, data, demo, doctor, features, models, package, plugins, run, runs, serve, tasks):
+for command in (audit, data, demo, doctor, features, models, package, plugins, run, runs, serve, signals, sweep, tasks, tune):
     cli.add_command(command)
 
 

@@ -25,6 +25,7 @@ class ReportContent:
     labels: Sequence[str]
     table: Table
     transfer: Transfer
+    metric: str
     facts: Mapping[str, str]
     efficiency: Sequence[Mapping[str, str]]
     lineage: Sequence[tuple[str, str, str]]
@@ -34,15 +35,18 @@ class ReportContent:
 
 def write_report(content: ReportContent, path: Path) -> Path:
     """Write the report and return its path."""
+    tables = {label: _rows(content.table, label) for label in content.labels}
+    return write_page("report.html", path, {"content": content, "tables": tables}, content.plots)
+
+
+def write_page(template: str, path: Path, values: Mapping[str, Any], plots: Mapping[str, str]) -> Path:
+    """Fill a template and write it whole. Plots are SVG drawn by this package from numbers; all else on a page is escaped."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=select_autoescape(default=True)
     )
-    text = environment.get_template("report.html").render(
-        content=content,
-        tables={label: _rows(content.table, label) for label in content.labels},
-        # The SVG is drawn by this package from numbers; everything else on the page is escaped.
-        plots={name: Markup(svg) for name, svg in content.plots.items()},
-    )
+    marked = {name: Markup(svg) for name, svg in plots.items()}
+    text = environment.get_template(template).render(**values, plots=marked)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".new")
     temporary.write_text(text)
     temporary.replace(path)

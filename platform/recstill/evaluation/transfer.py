@@ -22,6 +22,15 @@ class Transfer:
     interval: tuple[float, float] | None
     verdict: str
 
+    def as_metrics(self, num_seeds: int) -> dict[str, tuple[float, float, int]]:
+        """Return what of it is a number: name -> (value, spread, seeds)."""
+        found = {"gain": (self.gain, 0.0, num_seeds)}
+        if np.isfinite(self.efficiency):
+            found["efficiency"] = (self.efficiency, self.spread, num_seeds)
+        if self.interval is not None:
+            found |= {"interval_low": (self.interval[0], 0.0, num_seeds), "interval_high": (self.interval[1], 0.0, num_seeds)}
+        return found
+
 
 def transfer_efficiency(teacher: float, alone: Sequence[float], distilled: Sequence[float]) -> Transfer:
     """Compare students with the same seeds, higher is better.

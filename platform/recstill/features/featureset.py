@@ -50,15 +50,17 @@ class FeatureSet:
         return [feature for feature, view in self.features.items() if view.availability == "training"]
 
     def select(self, task: TaskSpec) -> tuple[FeatureSpec, ...]:
-        """Return the task's features that this service gives, keys and context included, in the task's order."""
-        views = {view.name for view in self.views} | {"key", "context", "row"}
-        chosen = tuple(feature for feature in task.features if feature.view in views)
-        for feature in chosen:
-            if feature.view not in ("key", "context", "row") and feature.name not in self.features:
-                raise FeatureError(
-                    f"Service {self.service!r} has no feature {feature.view}:{feature.name} of task {task.name!r}."
-                )
-        return chosen
+        """Return the task's features that this service gives, those of the request included, in the task's order.
+
+        Raise FeatureError for a feature of the service that the task does not know.
+        """
+        if unknown := set(self.features) - {feature.name for feature in task.features}:
+            raise FeatureError(
+                f"Service {self.service!r} gives {', '.join(sorted(unknown))}, which task {task.name!r} does not read."
+            )
+        return tuple(
+            feature for feature in task.features if feature.view in ("key", "context", "row") or feature.name in self.features
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -40,15 +41,31 @@ class PlannedStage:
     seconds: float = float("nan")
     megabytes: float = float("nan")
 
+    def as_row(self) -> dict[str, str]:
+        """Return it as people read it."""
+
+        def about(value: float, form: str) -> str:
+            return "" if math.isnan(value) else form.format(value)
+
+        return {
+            "stage": self.name,
+            "what": self.what,
+            "signals": self.signals,
+            "parameters": f"{self.parameters:,}" if self.parameters else "",
+            "about": about(self.seconds, "{:,.0f} s"),
+            "memory": about(self.megabytes, "{:,.0f} MB"),
+        }
+
 
 def hidden_asked(run: Run) -> tuple[str, ...]:
     """Return the teacher's hidden vectors that the recipe's strategies read: their option `teacher_hidden`, one or several."""
+    if run.task.spec.retrieval is not None:
+        return ()  # a two-tower's vectors are always stored
     asked: dict[str, None] = {}
     for part in run.recipe.distil.strategies:
-        strategy = build_strategy(run.platform, part)
-        if "hidden" in strategy.signals and run.task.spec.retrieval is None:
-            names = getattr(strategy, "teacher_hidden", "backbone")
-            asked |= dict.fromkeys([names] if isinstance(names, str) else names)
+        asked |= dict.fromkeys(_names(build_strategy(run.platform, part)))
+    if "*" in asked:
+        return tuple(hidden_widths(_probe(run, "teacher")))
     return tuple(asked)
 
 
@@ -81,7 +98,7 @@ def check_plan(run: Run) -> None:
             )
         if "committee" in strategy.signals and context.num_teachers < 2:
             problems.append(f"{place}.name: {part.name!r} needs two teachers or more: add `teachers`, or teacher.checkpoints")
-        lacking = [] if run.task.spec.retrieval else [name for name in _names(strategy) if name not in context.teacher_hidden]
+        lacking = [] if run.task.spec.retrieval else [n for n in _names(strategy) if n not in ("*", *context.teacher_hidden)]
         if lacking:
             problems.append(
                 f"{place}.options.teacher_hidden: teacher {run.recipe.teacher.name!r} gives no {', '.join(lacking)}; it gives "

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class Run:
-    """One execution. What a finished stage found lies in `state/`, so that a resumed run skips it."""
+    """One execution. What a finished stage found lies in `state/`, so that a resumed run skips it. `watch` sees (epoch,
+    validation score) of whatever trains, and may stop it by raising."""
 
     platform: Platform
     name: str
@@ -46,6 +47,7 @@ class Run:
     snapshot: Snapshot
     features: dict[str, FeatureSet]
     progress: Progress
+    watch: Callable[[int, float], None] | None = None
 
     @property
     def folder(self) -> Path:
@@ -101,10 +103,11 @@ class Run:
         if self.is_done(name):
             return dict(read_json(path))
         self.platform.plugins.hook.before_stage(run_id=self.id, stage=name)
-        started = time.monotonic()
+        started, cpu = time.monotonic(), time.process_time()
         with self.progress.stage(name):
             found = work()
-        write_json(path, {**found, "seconds": time.monotonic() - started})
+        spent = {"seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - cpu}
+        write_json(path, {**spent, **found})
         self.platform.plugins.hook.after_stage(run_id=self.id, stage=name, seconds=time.monotonic() - started)
         return dict(read_json(path))
 
@@ -115,11 +118,16 @@ def run_recipe(
     """Run a recipe by name or path. Everything wrong with it is reported before anything trains."""
     progress = progress or Progress()
     run = prepare_run(platform, *load_recipe(platform, reference, overrides), progress)
+    begin_run(run, run.name)
+    return _execute(run)
+
+
+def begin_run(run: Run, recipe_name: str) -> None:
+    """Lay out the run's folder and record it as running."""
     saved = {"recipe": run.name, "config": run.recipe.model_dump(mode="json"), "snapshot": run.snapshot.id}
     write_json(run.folder / "run.json", {**saved, "features": {role: found.to_json() for role, found in run.features.items()}})
-    with platform.registry.transaction() as session:
-        add_run(session, run.id, run.name, run.task.spec.name, run.recipe.model_dump(mode="json"))
-    return _execute(run)
+    with run.platform.registry.transaction() as session:
+        add_run(session, run.id, recipe_name, run.task.spec.name, run.recipe.model_dump(mode="json"))
 
 
 def prepare_run(platform: Platform, name: str, recipe: Recipe, progress: Progress) -> Run:

@@ -14,6 +14,7 @@ from recstill.recipes.exporting import check_bundle, export_bundle
 from recstill.recipes.judging import judge_of
 from recstill.recipes.planning import hidden_asked
 from recstill.recipes.registering import fetch_teacher, register_student, register_teacher
+from recstill.recipes.reuse import train_once
 from recstill.recipes.summary import metric_table, transfer_of, write_run_report
 from recstill.recipes.teaching import open_teachers, score_teacher, store_of
 from recstill.recipes.training import load_trained, train
@@ -42,14 +43,15 @@ def run_stages(run: Run) -> RunResult:
     torch.set_num_threads(run.recipe.threads)
     seeds = run.recipe.seeds
     run.progress.say(f"run {run.id}: {run.snapshot.meta['num_rows']:,} rows of {run.snapshot.id}")
-    taught, versions = _teachers(run)
+    taught, versions = taught_versions(run)
     for name in run.recipe.baselines:
         run.stage(f"baseline-{name}", lambda name=name: _baseline(run, name))  # type: ignore[misc]
     for seed in seeds:
-        run.stage(f"alone-{seed}", lambda seed=seed: train(run, f"alone-{seed}", "student", seed))  # type: ignore[misc]
+        run.stage(f"alone-{seed}", lambda seed=seed: train_once(run, f"alone-{seed}", seed))  # type: ignore[misc]
     source = functools.cache(lambda: open_teachers(run, versions))
     for seed in seeds:
-        run.stage(f"distilled-{seed}", lambda seed=seed: train(run, f"distilled-{seed}", "student", seed, source()))  # type: ignore[misc]
+        name = f"distilled-{seed}"
+        run.stage(name, lambda name=name, seed=seed: train_once(run, name, seed, list(versions), source))  # type: ignore[misc]
     exported = run.stage("student", lambda: _export_student(run, taught))
     table = metric_table(run)
     transfer = transfer_of(run)
@@ -57,12 +59,13 @@ def run_stages(run: Run) -> RunResult:
     with run.platform.registry.transaction() as session:
         for subject, values in table.items():
             record_metrics(session, run.id, subject, values)
+        record_metrics(session, run.id, "transfer", transfer.as_metrics(len(seeds)))
         finish_run(session, run.id, "finished", report=str(report), verdict=transfer.verdict)
     shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     return RunResult(run.id, exported["version"], taught["teacher"]["version"], report, transfer.verdict, table)
 
 
-def _teachers(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[str, str]]]:
+def taught_versions(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[str, str]]]:
     """Train, or take from the registry, every teacher, and score it. Return what the stages found by role, and
     {name of the signals: (role, weights)}."""
     taught, versions = {}, {}
@@ -76,7 +79,7 @@ def _teachers(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[str,
             run.stage(name, lambda role=role: train(run, role, role, run.recipe.seeds[0]))  # type: ignore[misc]
             taught[role] = run.stage(role, lambda role=role: _export_teacher(run, role))  # type: ignore[misc]
         version = taught[role]["version"]
-        members = {f"{version}@{epoch}": f"{role}@{epoch}" for epoch in part.checkpoints} | {version: role}
+        members = {version: role} | {f"{version}@{epoch}": f"{role}@{epoch}" for epoch in part.checkpoints}
         for key, weights in members.items():
             versions[key] = (role, weights)
             if not run.recipe.distil.live:

@@ -26,8 +26,13 @@ def metric_table(run: Run) -> dict[str, Values]:
     """Return the test metrics of everything that the run trained: subject -> name -> (mean, spread, seeds)."""
     seeds = run.recipe.seeds
     table = {TEACHER: _spread([_state(run, "teacher")["metrics"]])}
-    table[ALONE] = _spread([_state(run, f"alone-{seed}")["metrics"] for seed in seeds])
-    table[DISTILLED] = _spread([_state(run, f"distilled-{seed}")["metrics"] for seed in seeds])
+    for subject, short in ((ALONE, "alone"), (DISTILLED, "distilled")):
+        states = [_state(run, f"{short}-{seed}") for seed in seeds]
+        cost = {"parameters": "num_parameters", "cpu_seconds": "cpu_seconds"}
+        table[subject] = _spread([
+            {**state["metrics"], **{f"training.{name}": float(state[key]) for name, key in cost.items()}} for state in states
+        ])  # fmt: skip
+    table[TEACHER]["training.parameters"] = (float(_state(run, "teacher")["num_parameters"]), 0.0, 1)
     exported = _state(run, "student")["metrics"]
     table[DISTILLED] |= {
         name: (exported[name], 0.0, 1) for name in exported if name.split(".")[0] in ("bundle", "latency", "parity")
@@ -71,6 +76,7 @@ def write_run_report(run: Run, table: dict[str, Values], transfer: Transfer, exp
             labels=[label.name for label in run.task.spec.labels],
             table=table,
             transfer=transfer,
+            metric=name,
             facts=_facts(run, exported),
             efficiency=_efficiency(run, exported),
             lineage=_lineage(run, exported["version"]),

@@ -151,6 +151,8 @@ def run_fit(
         run.progress.say(text)
         if epoch + 1 in checkpoints:
             save_weights(run, f"{name}@{epoch + 1}", portable_state(model))
+        if run.watch is not None:
+            run.watch(epoch, metrics["score"])
         run.platform.plugins.hook.after_epoch(run_id=run.id, stage=name, epoch=epoch, metrics=dict(metrics))
 
     def loss_of(output: Output, batch: Batch) -> torch.Tensor:

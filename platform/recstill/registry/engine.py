@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from recstill.settings import Settings
 
-HEAD = "0001"
+HEAD = "0002"
 
 
 class Registry:

@@ -148,6 +148,22 @@ class LineageRow(SQLModel, table=True):
     details: dict[str, Any] = _json(dict)
 
 
+class TrialRow(SQLModel, table=True):
+    """One trial of a search: parameters, the validation score of every look, and how it ended (complete, pruned, running)."""
+
+    __tablename__ = "trial"
+    __table_args__ = (UniqueConstraint("study", "number"),)
+    id: int | None = Field(default=None, primary_key=True)
+    study: str = Field(index=True)
+    number: int
+    run_id: str = Field(foreign_key="run.id", index=True)
+    state: str = "running"
+    params: dict[str, float] = _json(dict)
+    scores: list[float] = _json(list)
+    started_at: datetime = _time()
+    finished_at: datetime | None = Field(default=None, sa_type=DateTime(timezone=True))
+
+
 class AuditRow(SQLModel, table=True):
     """Who did what. Append-only: the database refuses updates and deletes."""
 

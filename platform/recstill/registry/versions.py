@@ -87,6 +87,13 @@ def find_version(session: Session, reference: str) -> VersionRow:
     return version
 
 
+def version_of_run(session: Session, run_id: str, model: str) -> str:
+    """Return `name:number` of the version that a run registered under a name."""
+    query = select(VersionRow).where(VersionRow.run_id == run_id, VersionRow.model_name == model)
+    version = session.exec(query).one()
+    return f"{version.model_name}:{version.number}"
+
+
 def list_versions(session: Session, name: str | None = None) -> list[VersionRow]:
     """Return versions, by model and number."""
     query = select(VersionRow).order_by(VersionRow.model_name, col(VersionRow.number))

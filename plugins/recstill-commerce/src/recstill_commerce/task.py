@@ -30,6 +30,7 @@ class AdsOptions(BaseModel):
     test_to: int = 52
     negatives: float = Field(2.0, gt=0, le=50, description="sampled negatives per purchase")
     power: float = Field(0.75, ge=0, lt=1, description="negatives by (sales of the week) ** power; 1 would erase popularity")
+    unlabelled: float = Field(0.0, ge=0, le=50, description="pairs per purchase of the training weeks that nobody labelled")
     household_share: float = Field(1.0, gt=0, le=1, description="take this share of the households")
     seed: int = 7
 
@@ -81,13 +82,25 @@ class AdsTask:
         positives = _purchases(raw, options)
         if not len(positives["week"]):
             raise DataError(f"No purchase in weeks {options.train_from} to {options.test_to}.")
-        negatives = _sample_negatives(positives, options)
+        negatives = _sample_negatives(positives, options.negatives + options.unlabelled, options)
+        labelled = np.ones(len(negatives["week"]), bool)
+        if options.unlabelled:
+            training = negatives["week"] < options.valid_from
+            share = options.negatives / (options.negatives + options.unlabelled)
+            random = np.random.default_rng(options.seed + 1).random(len(training))
+            labelled = random < share
+            keep = labelled | training
+            negatives, labelled = {name: values[keep] for name, values in negatives.items()}, labelled[keep]
+            for label in self.spec.labels:
+                negatives[label.name] = np.where(labelled, negatives[label.name], np.nan).astype(np.float32)
         rows = {name: np.concatenate([positives[name], negatives[name]]) for name in positives}
+        labelled = np.concatenate([np.ones(len(positives["week"]), bool), labelled])
         order = np.lexsort((rows["product_id"], rows["household_id"], rows["week"]))
-        rows = {name: values[order] for name, values in rows.items()}
+        rows, labelled = {name: values[order] for name, values in rows.items()}, labelled[order]
         week = rows["week"]
         starts = np.array([history.week_start(w).timestamp() * 1e6 for w in range(int(week.max()) + 1)], dtype=np.int64)
         split = np.where(week >= options.test_from, "test", np.where(week >= options.valid_from, "valid", "train"))
+        split = np.where(labelled, split, "unlabelled")
         stamps = pa.array(starts[week]).cast(pa.timestamp("us", "UTC"))
         return pa.table({**rows, "event_timestamp": stamps, "split": split})
 
@@ -124,7 +137,7 @@ def _purchases(raw: Path, options: AdsOptions) -> dict[str, np.ndarray]:
     return dict(duckdb.connect().execute(query, values).fetchnumpy())
 
 
-def _sample_negatives(positives: dict[str, np.ndarray], options: AdsOptions) -> dict[str, np.ndarray]:
+def _sample_negatives(positives: dict[str, np.ndarray], per_purchase: float, options: AdsOptions) -> dict[str, np.ndarray]:
     random = np.random.default_rng(options.seed)
     parts = []
     for week in np.unique(positives["week"]):
@@ -132,7 +145,7 @@ def _sample_negatives(positives: dict[str, np.ndarray], options: AdsOptions) -> 
         products, sold = np.unique(positives["product_id"][here], return_counts=True)
         chance = sold**options.power / np.sum(sold**options.power)
         # Every visit draws in proportion to what it bought, so that all groups keep the same share of purchases.
-        picked = np.flatnonzero(here)[random.integers(0, here.sum(), int(here.sum() * options.negatives))]
+        picked = np.flatnonzero(here)[random.integers(0, here.sum(), int(here.sum() * per_purchase))]
         place = random.choice(len(products), len(picked), p=chance)
         household, store = positives["household_id"][picked], positives["store_id"][picked]
         pairs = np.stack([household, products[place]], 1)

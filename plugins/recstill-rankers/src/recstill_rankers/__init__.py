@@ -29,11 +29,12 @@ def register_teachers() -> Mapping[str, type[Model]]:
 
 @hookimpl
 def register_students() -> Mapping[str, type[Model]]:
-    from recstill_rankers import autoint, dcn, mlp, multitask, two_tower
+    from recstill_rankers import autoint, dcn, dlrm, mlp, multitask, two_tower
 
     return {
         "small-mlp": mlp.SmallMLP,
         "small-dcn": dcn.SmallDCN,
+        "small-dlrm": dlrm.SmallDLRM,
         "small-autoint": autoint.SmallAutoInt,
         "shared-bottom": multitask.SharedBottom,
         "mmoe": multitask.MMoE,

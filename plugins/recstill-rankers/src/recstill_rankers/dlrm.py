@@ -47,3 +47,18 @@ class DLRM(nn.Module):
         dots = torch.bmm(vectors, vectors.transpose(1, 2)).flatten(1).index_select(1, self.pairs)
         said = self.top.layers(torch.cat([vector, dense, dots.to(vector.dtype)], 1))
         return Output(logits=self.heads(said["backbone"]), hidden=said)
+
+
+class SmallDLRM(DLRM):
+    """DLRM with narrow vectors and small bodies: a student that keeps the pairwise dot products."""
+
+    def __init__(
+        self,
+        inputs: ModelInputs,
+        *,
+        dim: int = 4,
+        bottom: Sequence[int] = (32,),
+        top: Sequence[int] = (64, 32),
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(inputs, dim=dim, bottom=bottom, top=top, dropout=dropout)

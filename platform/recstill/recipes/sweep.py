@@ -1,0 +1,206 @@
+"""Variants of a recipe side by side: each is a run like any other, and the table says what each gained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from recstill.api.errors import ConfigError
+from recstill.data.files import write_json
+from recstill.recipes.loading import load_recipe
+from recstill.recipes.run import resume_run, run_recipe
+from recstill.registry.runs import list_runs, metrics_of
+from recstill.registry.versions import find_version, lineage_of, version_of_run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from recstill.recipes.platform import Platform
+    from recstill.recipes.progress import Progress
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Claim(_Part):
+    """Something that the table should show: a metric of a variant's subject within bounds; `transfer.efficiency` and the
+    like are metrics too, and `verdict` is compared as text."""
+
+    text: str
+    variant: str
+    subject: str = "student distilled"
+    metric: str
+    at_least: float | None = None
+    at_most: float | None = None
+    equals: str | None = None
+    relative_to: str = Field("", description="divide by `plus` + `times` the same metric of this subject of the run")
+    times: float = 1.0
+    plus: float = 0.0
+
+
+class Experiment(_Part):
+    """A recipe, what all variants set, and the variants: name -> overrides. The first one trains the teacher, the others take
+    its registered version unless share_teacher is false. A variant may start from another recipe with `recipe=NAME`."""
+
+    name: str
+    title: str
+    description: str = ""
+    recipe: str
+    set: tuple[str, ...] = ()
+    variants: dict[str, tuple[str, ...]] = Field(min_length=1)
+    metrics: tuple[str, ...] = Field(min_length=1)
+    share_teacher: bool = True
+    order: Literal["given", "best"] = "given"
+    claims: tuple[Claim, ...] = ()
+
+
+def load_experiment(path: Path) -> Experiment:
+    """Read an experiment file. Raise ConfigError with what is wrong."""
+    if not path.is_file():
+        raise ConfigError(f"Experiment {path}", ["there is no such file"])
+    try:
+        return Experiment.model_validate(yaml.safe_load(path.read_text()))
+    except (ValidationError, yaml.YAMLError) as error:
+        raise ConfigError(f"Experiment {path}", str(error).splitlines()[1:]) from error
+
+
+def run_sweep(platform: Platform, path: Path, out: Path, progress: Progress, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Run every variant that has not finished yet, and write `NAME.json` and `NAME.html` below `out`."""
+    experiment = load_experiment(path)
+    common = [*experiment.set, *overrides]
+    for name, own in experiment.variants.items():  # all mistakes before the first minute of training
+        load_recipe(platform, *_split(experiment, [*common, *own]))
+        progress.say(f"variant {name}: ok")
+    rows, teacher = [], ""
+    for name, own in experiment.variants.items():
+        chosen = [*common, *own]
+        if teacher and experiment.share_teacher and not any(text.startswith("teacher.") for text in own):
+            chosen.append(f"teacher.version={teacher}")
+        progress.say(f"variant {name}")
+        run_id = _run_once(platform, *_split(experiment, chosen), progress)
+        row = _row(platform, name, run_id)
+        rows.append(row)
+        teacher = teacher or str(row["teacher"])
+    result = {
+        "name": experiment.name,
+        "title": experiment.title,
+        "description": experiment.description,
+        "recipe": experiment.recipe,
+        "set": common,
+        "metrics": list(experiment.metrics),
+        "rows": rows,
+        "claims": [_judge(claim, rows) for claim in experiment.claims],
+    }
+    write_json(out / f"{experiment.name}.json", result)
+    _write_page(result, experiment, out / f"{experiment.name}.html")
+    return result
+
+
+def _split(experiment: Experiment, overrides: Sequence[str]) -> tuple[str, list[str]]:
+    named = [text.removeprefix("recipe=") for text in overrides if text.startswith("recipe=")]
+    return (named or [experiment.recipe])[-1], [text for text in overrides if not text.startswith("recipe=")]
+
+
+def _run_once(platform: Platform, reference: str, overrides: list[str], progress: Progress) -> str:
+    """Return the run of this recipe: a finished one, a stopped one that goes on, or a new one."""
+    name, recipe = load_recipe(platform, reference, overrides)
+    config = recipe.model_dump(mode="json")
+    with platform.registry.transaction() as session:
+        same = [run for run in list_runs(session, recipe.task) if run.recipe == name and run.config == config]
+        found = [(run.id, run.status) for run in same]
+    for run_id, status in found:
+        if status == "finished":
+            progress.say(f"run {run_id} has this already")
+            return run_id
+    for run_id, _ in found:
+        if (platform.settings.folder("runs", run_id) / "run.json").is_file():
+            return resume_run(platform, run_id, progress).run_id
+    return run_recipe(platform, reference, overrides, progress).run_id
+
+
+def _row(platform: Platform, name: str, run_id: str) -> dict[str, Any]:
+    with platform.registry.transaction() as session:
+        run = next(run for run in list_runs(session) if run.id == run_id)
+        version = version_of_run(session, run_id, run.config["student"]["register_as"])
+        lineage = [(row.relation, row.value) for row in lineage_of(session, find_version(session, version))]
+        metrics = metrics_of(session, run_id)
+        return {
+            "variant": name,
+            "run": run_id,
+            "verdict": run.verdict,
+            "student": version,
+            "teacher": next(value for relation, value in lineage if relation == "teacher"),
+            "snapshot": next(value for relation, value in lineage if relation == "snapshot"),
+            "strategies": run.config["distil"]["strategies"],
+            "seeds": run.config["seeds"],
+            "subjects": {subject: {n: list(v) for n, v in values.items()} for subject, values in metrics.items()},
+        }
+
+
+def _judge(claim: Claim, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    row = next((row for row in rows if row["variant"] == claim.variant), None)
+    if row is None:
+        raise ConfigError(f"Claim {claim.text!r}", [f"there is no variant {claim.variant!r}"])
+    if claim.equals is not None:
+        return {"text": claim.text, "measured": row["verdict"], "target": claim.equals, "met": row["verdict"] == claim.equals}
+    value, spread, _ = row["subjects"][claim.subject][claim.metric]
+    if claim.relative_to:
+        base = claim.plus + claim.times * row["subjects"][claim.relative_to][claim.metric][0]
+        value, spread = value / base, spread / base
+    low, high = claim.at_least, claim.at_most
+    met = (low is None or value >= low) and (high is None or value <= high)
+    target = " and ".join(
+        text for text in (f">= {low:g}" if low is not None else "", f"<= {high:g}" if high is not None else "") if text
+    )
+    return {
+        "text": claim.text,
+        "measured": f"{value:.4f}" + (f" ± {spread:.4f}" if spread else ""),
+        "target": target,
+        "met": met,
+    }
+
+
+def table_of(result: dict[str, Any], order: str = "given") -> list[dict[str, str]]:
+    """Return the rows of a result as text: teacher, baselines and student alone once, then every variant."""
+    rows, first = [], result["rows"][0]["subjects"]
+    for subject in first:
+        if subject not in ("transfer", "student distilled"):
+            rows.append({"what": subject, **_cells(result, first[subject]), "gap recovered": "", "verdict": ""})
+    variants = list(result["rows"])
+    if order == "best":
+        metric = result["metrics"][0]
+        variants.sort(key=lambda row: -row["subjects"]["student distilled"][metric][0])
+    for row in variants:
+        value, spread, seeds = row["subjects"]["transfer"].get("efficiency", (None, 0.0, 1))
+        gap = "teacher not better" if value is None else f"{value:.0%}" + (f" ± {spread:.0%}" if seeds > 1 else "")
+        cells = _cells(result, row["subjects"]["student distilled"])
+        rows.append({"what": row["variant"], **cells, "gap recovered": gap, "verdict": row["verdict"]})
+    return rows
+
+
+def _cells(result: dict[str, Any], values: dict[str, list[float]]) -> dict[str, str]:
+    def text(name: str) -> str:
+        if name not in values:
+            return ""
+        value, spread, seeds = values[name]
+        form = ",.0f" if abs(value) >= 1000 else ".1f" if name.endswith("seconds") else ".4f"
+        return format(value, form) + (f" ± {format(spread, form)}" if seeds > 1 and spread else "")
+
+    return {name: text(name) for name in result["metrics"]}
+
+
+def _write_page(result: dict[str, Any], experiment: Experiment, path: Path) -> None:
+    from recstill.evaluation.plots import bars_with_spread
+    from recstill.evaluation.report import write_page
+
+    metric = experiment.metrics[0]
+    bars = {
+        s: tuple(v[metric][:2]) for s, v in result["rows"][0]["subjects"].items() if metric in v and s != "student distilled"
+    }
+    bars |= {row["variant"]: tuple(row["subjects"]["student distilled"][metric][:2]) for row in result["rows"]}
+    values = {"result": result, "table": table_of(result, experiment.order)}
+    write_page("sweep.html", path, values, {metric: bars_with_spread(bars, metric)})
