@@ -27,6 +27,7 @@ class TrainingConfig(BaseModel):
         (), description="modules by name, such as `tables` or `body.*`, that this stage leaves alone"
     )
     warmup_steps: int = Field(50, ge=0)
+    decay: Literal["none", "linear", "cosine"] = Field("none", description="of the dense rate, to zero at the last step")
     bf16: bool = Field(True, description="autocast the dense part to bfloat16 where the processor has it")
     patience: int = Field(1, ge=1, description="stop after this many looks without a better validation metric")
     validate_every: int = Field(1, ge=1)

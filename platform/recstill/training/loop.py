@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -119,7 +120,7 @@ def fit(
         model.train()
         for start in range(done * config.batch_size, len(rows), config.batch_size):
             batch = rows.batch(order[start : start + config.batch_size])
-            _warm_up(optimizer, config, step)
+            _set_rate(optimizer, config, step, num_steps * config.epochs)
             before_step(step, num_steps * config.epochs)
             optimizer.zero_grad(set_to_none=True)
             loss = loss_of(forward(batch), batch) + table_penalty(model)
@@ -148,8 +149,12 @@ def fit(
     return history
 
 
-def _warm_up(optimizer: torch.optim.Optimizer, config: TrainingConfig, step: int) -> None:
+def _set_rate(optimizer: torch.optim.Optimizer, config: TrainingConfig, step: int, num_steps: int) -> None:
     scale = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    if config.decay == "linear":
+        scale *= 1 - step / num_steps
+    elif config.decay == "cosine":
+        scale *= (1 + math.cos(math.pi * step / num_steps)) / 2
     for group in optimizer.param_groups:
         group["lr"] = group["full_lr"] * scale
 

@@ -261,7 +261,7 @@ class UnbiasedRanking(_ListStrategy):
         best = lists.order(z_t)[:, : self.top]
         popularity = lists.of(batch.attributes["popularity"])
         edges = torch.quantile(popularity[lists.real], torch.linspace(0, 1, self.strata + 1)[1:-1])
-        stratum = torch.bucketize(popularity, edges).gather(1, best)
+        stratum = torch.bucketize(popularity, edges, right=True).gather(1, best)
         real = lists.real.gather(1, best)
         scores = z_s.gather(1, best)
         same = (stratum.unsqueeze(2) == stratum.unsqueeze(1)) & real.unsqueeze(2) & real.unsqueeze(1)
