@@ -56,7 +56,10 @@ def check_strategy(strategy: Any, item: Mapping[str, Any], place: str, task: Tas
         return problems
     for signal in strategy.signals:
         kind, _, column = signal.partition(":")
-        if kind == "attributes" and column and column not in task.attributes:
+        if kind != "attributes":
+            continue
+        column = column or (item.get("options") or {}).get("attribute") or getattr(strategy, "attribute", "")
+        if column not in (*task.attributes, "rule"):
             problems.append(
                 f"{place}.name: {item['name']!r} needs the attribute {column!r} of the rows; task {task.name!r} offers "
                 f"{', '.join(task.attributes) or 'none'}"

@@ -100,6 +100,14 @@ class DistilConfig(_Part):
     fine_tune: TrainingConfig | None = None
 
 
+class RuleConfig(_Part):
+    """A rule of the trade: rows for which the SQL condition `when` on the snapshot's columns holds get `score` added to the
+    attribute `rule`. Above 0 argues for the positive answer, below 0 against it."""
+
+    when: str
+    score: float
+
+
 class Recipe(_Part):
     """One pipeline: pretrain a teacher, score it, distil students, compare, export, register.
 
@@ -114,6 +122,7 @@ class Recipe(_Part):
     teachers: tuple[TeacherConfig, ...] = ()
     student: ModelConfig
     distil: DistilConfig
+    rules: tuple[RuleConfig, ...] | str = Field((), description="rules for `posterior-regularisation`, or a YAML file of them")
     baselines: tuple[str, ...] = ()
     threads: int = Field(1, ge=1, description="torch threads; more than one makes runs irreproducible to the last bit")
 

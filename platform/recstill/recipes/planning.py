@@ -96,6 +96,9 @@ def check_plan(run: Run) -> None:
             problems.append(
                 f"{place}.name: {part.name!r} reads attention, which the store does not keep; set distil.live: true"
             )
+        wanted = getattr(strategy, "attribute", "") if "attributes" in strategy.signals else ""
+        if wanted and wanted not in (*run.task.spec.attributes, *run.rows.made):
+            problems.append(f"{place}.options.attribute: the rows have no {wanted!r}; give the recipe `rules`, or name another")
         if "committee" in strategy.signals and context.num_teachers < 2:
             problems.append(f"{place}.name: {part.name!r} needs two teachers or more: add `teachers`, or teacher.checkpoints")
         lacking = [] if run.task.spec.retrieval else [n for n in _names(strategy) if n not in ("*", *context.teacher_hidden)]

@@ -54,6 +54,7 @@ def _key(run: Run, seed: int, teachers: Sequence[str]) -> str:
         "student": recipe.student.model_dump(mode="json", exclude={"register_as"}),
         "features": {role: features.fingerprint for role, features in run.features.items()},  # the transform is fitted on all
         "fine_tune": fine_tune.model_dump(mode="json") if fine_tune else None,
+        "rules": recipe.model_dump(mode="json")["rules"],
         "seed": seed,
         "threads": recipe.threads,
         "plugins": [platform.plugin_of("students", recipe.student.name)],

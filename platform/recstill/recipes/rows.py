@@ -34,12 +34,13 @@ Role = str  # `student`, `teacher`, `teacher-2` …
 @dataclass
 class RunRows:
     """Views of one snapshot. The transform is fitted once, on the training rows; every role's is a part of it, but for a
-    registered teacher, which brings its own (`adopted`)."""
+    registered teacher, which brings its own (`adopted`). made: attributes of all rows that the recipe makes (its rules)."""
 
     snapshot: Snapshot
     task: TaskSpec
     roles: Mapping[Role, FeatureSet]
     adopted: dict[Role, Transform] = field(default_factory=dict)
+    made: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     _tensors: dict[tuple[Role, str], TensorRows] = field(default_factory=dict)
 
     def features(self, role: Role) -> tuple[FeatureSpec, ...]:
@@ -97,6 +98,7 @@ class RunRows:
         slots = self.transform(role).slots
         columns = self.snapshot.columns(self.task.attributes, rows) if self.task.attributes else {}
         attributes = {name: values.astype(np.float32) for name, values in columns.items()}
+        attributes |= {name: values[rows] for name, values in self.made.items()}
         return TensorRows.build(
             self.encoded(role, rows), slots, self.labels(split), rows.astype(np.int64), self.groups(split), attributes
         )

@@ -16,6 +16,7 @@ from recstill.api.errors import ConfigError, FeatureError, RegistryError
 from recstill.data.files import read_json, write_json
 from recstill.data.snapshot import Snapshot, open_snapshot
 from recstill.features.featureset import FeatureSet
+from recstill.recipes.advising import advice
 from recstill.recipes.config import Recipe
 from recstill.recipes.data import NO_SERVICE, feature_set_of, snapshot_for
 from recstill.recipes.features import apply_features
@@ -23,6 +24,7 @@ from recstill.recipes.loading import load_recipe
 from recstill.recipes.planning import PlannedStage, check_plan, plan
 from recstill.recipes.progress import Progress
 from recstill.recipes.rows import RunRows
+from recstill.recipes.rules import RULE, read_rules, rule_scores
 from recstill.recipes.stages import RunResult, run_stages
 from recstill.registry.runs import add_run, finish_run, get_run
 
@@ -55,7 +57,9 @@ class Run:
 
     @cached_property
     def rows(self) -> RunRows:
-        return RunRows(self.snapshot, self.task.spec, self.features)
+        rules = read_rules(self.recipe.rules)
+        made = {RULE: rule_scores(rules, self.snapshot)} if rules else {}
+        return RunRows(self.snapshot, self.task.spec, self.features, made=made)
 
     @cached_property
     def columns(self) -> set[str]:
@@ -138,6 +142,8 @@ def prepare_run(platform: Platform, name: str, recipe: Recipe, progress: Progres
     run_id = f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     run = Run(platform, name, recipe, run_id, task, snapshot, features, progress)
     check_plan(run)
+    for remark in advice(run):
+        progress.say(remark)
     return run
 
 

@@ -108,7 +108,7 @@ def test_dkd_splits_kl_into_its_two_parts() -> None:
 
 
 def test_dkd_on_a_binary_label_is_refused_with_the_way_out() -> None:
-    with pytest.raises(ValueError, match="three classes or more.*use soft-target"):
+    with pytest.raises(ValueError, match=r"three classes or more.*use soft-target"):
         DecoupledKD().attach(ONE)
 
 

@@ -18,8 +18,10 @@ def register_datasets() -> Mapping[str, Dataset]:
     from recstill_benchmarks.biased import SyntheticClicks
     from recstill_benchmarks.census import CensusIncome
     from recstill_benchmarks.citeulike import CiteULike
+    from recstill_benchmarks.movielens import MovieLens
 
-    return {"citeulike": CiteULike(), "census-income": CensusIncome(), "synthetic-clicks": SyntheticClicks()}
+    found: list[Dataset] = [CiteULike(), CensusIncome(), MovieLens(), SyntheticClicks()]
+    return {dataset.name: dataset for dataset in found}
 
 
 @hookimpl
@@ -27,8 +29,9 @@ def register_tasks() -> Mapping[str, Task]:
     from recstill_benchmarks.biased import ClicksTask
     from recstill_benchmarks.census import CensusTask
     from recstill_benchmarks.citeulike import CitationsTask
+    from recstill_benchmarks.movielens import FilmsTask
 
-    return {"citations": CitationsTask(), "census": CensusTask(), "clicks": ClicksTask()}
+    return {"citations": CitationsTask(), "census": CensusTask(), "clicks": ClicksTask(), "films": FilmsTask()}
 
 
 @hookimpl

@@ -1,0 +1,54 @@
+"""Rules of the trade as a column of the rows: what strategies may read and no model sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from recstill.api.errors import ConfigError
+from recstill.recipes.config import RuleConfig
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from recstill.data.snapshot import Snapshot
+
+RULE = "rule"
+
+
+def read_rules(rules: tuple[RuleConfig, ...] | str) -> tuple[RuleConfig, ...]:
+    """Return the rules of a recipe, from its file where it names one. Raise ConfigError if that cannot be read."""
+    if not isinstance(rules, str):
+        return rules
+    try:
+        return TypeAdapter(tuple[RuleConfig, ...]).validate_python(yaml.safe_load(Path(rules).read_text()))
+    except (OSError, yaml.YAMLError, ValidationError) as error:
+        raise ConfigError(f"Rules {rules}", [str(error)]) from error
+
+
+def rule_scores(rules: tuple[RuleConfig, ...], snapshot: Snapshot) -> NDArray[np.float32]:
+    """Return the sum of the scores of the rules that hold, for each row of a snapshot.
+
+    Raise ConfigError with every condition that is no SQL expression over the snapshot's columns. Conditions see the rows and
+    nothing else: no file, no network.
+    """
+    import duckdb
+
+    connection = duckdb.connect()
+    connection.register("rows", snapshot.table())
+    connection.execute("set enable_external_access = false")
+    total: NDArray[Any] = np.zeros(snapshot.meta["num_rows"], np.float32)
+    problems = []
+    for place, rule in enumerate(rules):
+        try:
+            found = connection.execute(f"select coalesce(({rule.when})::boolean, false) as holds from rows").fetchnumpy()
+            total += np.float32(rule.score) * found["holds"].astype(np.float32)
+        except duckdb.Error as error:
+            problems.append(f"rules.{place}.when: {rule.when!r}: {str(error).splitlines()[0]}")
+    if problems:
+        raise ConfigError("Rules", problems)
+    return total.astype(np.float32)
