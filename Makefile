@@ -3,7 +3,9 @@ TASK ?= ads
 BIN := .venv/bin
 export OMP_WAIT_POLICY := passive
 
-.PHONY: setup demo test lint bench clean
+EVIDENCE ?= biased census negative-transfer amortisation ads citeulike
+
+.PHONY: setup demo test lint bench evidence clean $(EVIDENCE:%=evidence-%)
 
 setup:
 	@$(PYTHON) deploy/setup/install.py
@@ -22,6 +24,11 @@ test: lint
 
 bench: setup
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench.py
+
+evidence: $(EVIDENCE:%=evidence-%)
+
+evidence-%: setup
+	@OMP_NUM_THREADS=1 $(BIN)/recstill sweep tests/evidence/$*.yaml --out evidence
 
 clean:
 	rm -rf .venv .recstill

@@ -73,8 +73,11 @@ def test_scoring_goes_on_where_it_stopped_and_torn_parts_vanish(store: SignalSto
 def test_other_facts_start_afresh(store: SignalStore) -> None:
     store.begin(FACTS)
     store.append("rows-00000.parquet", columns([4]))
-    assert store.begin({**FACTS, "hidden": {}}) == set()
+    assert store.begin({**FACTS, "hidden": {}}) == {"rows-00000.parquet"}, "what is stored beyond what is asked stays"
+    assert store.begin({**FACTS, "hidden": {"backbone": 3, "layer1": 8}}) == set()
     assert not list(store.folder.glob("*.parquet"))
+    store.append("rows-00000.parquet", columns([4]))
+    assert store.begin({**FACTS, "sampling_rate": 1.0}) == set()
 
 
 def test_values_that_are_no_numbers_are_not_stored(store: SignalStore) -> None:
@@ -93,7 +96,10 @@ def test_another_schema_key_snapshot_or_byte_is_refused(store: SignalStore) -> N
         open_signals(store, "changed")
     path = store.folder / "signals.json"
     card = json.loads(path.read_text())
-    for change, words in (({"schema": 99}, "schema 99; this version reads"), ({"teacher": "teacher:2"}, "holds signals of teacher:2")):
+    for change, words in (
+        ({"schema": 99}, "schema 99; this version reads"),
+        ({"teacher": "teacher:2"}, "holds signals of teacher:2"),
+    ):
         path.write_text(json.dumps(card | change))
         with pytest.raises(DataError, match=words):
             open_signals(store, "abc")

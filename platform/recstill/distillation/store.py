@@ -72,14 +72,18 @@ class SignalStore:
         return card is not None and bool(card["complete"])
 
     def begin(self, facts: Mapping[str, Any]) -> set[str]:
-        """Start or go on; return the names of the parts that are there already. Other facts than before start afresh.
+        """Start or go on; return the names of the parts that are there already. Other facts than before start afresh, but for
+        fewer hidden vectors: what is stored beyond what is asked stays.
 
         facts: snapshot_sha256, num_snapshot_rows, labels, hidden {name: width}, sampling_rate, kind.
         """
         card = self.card
-        if card is not None and {name: card.get(name) for name in facts} != dict(facts):
-            shutil.rmtree(self.folder)
-            card = None
+        if card is not None:
+            stored = {name: card.get(name) for name in facts}
+            more = stored["hidden"].items() >= facts["hidden"].items()
+            if not more or {**stored, "hidden": 0} != {**facts, "hidden": 0}:
+                shutil.rmtree(self.folder)
+                card = None
         if card is None:
             key = {"task": self.key.task, "teacher": self.key.teacher, "snapshot": self.key.snapshot}
             card = {"schema": SCHEMA, **key, **facts, "parts": {}, "complete": False}

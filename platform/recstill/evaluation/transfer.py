@@ -36,12 +36,13 @@ def transfer_efficiency(teacher: float, alone: Sequence[float], distilled: Seque
     """Compare students with the same seeds, higher is better.
 
     The verdict is `gain` or `no gain` where the 95 % interval of the paired difference (Student's t) excludes zero,
-    `inconclusive` where it does not or only one seed ran; the efficiency is NaN where the teacher is no better than the
-    student alone, since the ratio then means nothing.
+    `inconclusive` where it does not or only one seed ran; the efficiency is NaN where the teacher is not better than the
+    student alone by more than twice the spread of its seeds, since the ratio then means nothing.
     """
     differences = np.asarray(distilled) - np.asarray(alone)
     gain, gap = float(differences.mean()), teacher - float(np.mean(alone))
-    ratios = differences / (teacher - np.asarray(alone)) if gap > 0 else np.full(len(differences), np.nan)
+    noise = 2 * float(np.std(alone, ddof=1)) if len(alone) > 1 else 0.0
+    ratios = differences / (teacher - np.asarray(alone)) if gap > noise else np.full(len(differences), np.nan)
     spread = float(ratios.std(ddof=1)) if len(ratios) > 1 else 0.0
     if len(differences) < 2:
         return Transfer(float(ratios.mean()), 0.0, gain, None, "inconclusive (one seed)")

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from recstill.api.errors import ConfigError
 from recstill.data.fetch import open_raw
+from recstill.data.files import read_json
 from recstill.data.snapshot import Snapshot, open_snapshot, write_snapshot
 from recstill.features.featureset import FeatureSet
 from recstill.recipes.features import apply_features, build_sources, open_store
@@ -17,7 +18,7 @@ from recstill.registry.runs import list_snapshots, record_snapshot
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from recstill.api.task import Task
+    from recstill.api.task import Dataset, Task
     from recstill.recipes.platform import Platform
 
 
@@ -58,7 +59,7 @@ def make_snapshot(
         joined = join_features(open_store(platform), rows, features, task.spec.derived_keys)
     meta = {
         "task": task.spec.name,
-        "dataset": {"name": dataset.name, "version": dataset.version, "sha256": dataset.sha256},
+        "dataset": _dataset_facts(dataset),
         "options": chosen.model_dump(mode="json"),
         "features": features.to_json(),
         "labels": [label.name for label in task.spec.labels],
@@ -71,6 +72,16 @@ def make_snapshot(
     return snapshot
 
 
+def is_current(platform: Platform, task: Task, snapshot_id: str) -> bool:
+    """Say whether a snapshot was made of the data set as it is offered now."""
+    path = platform.settings.folder("snapshots", snapshot_id) / "snapshot.json"
+    return path.is_file() and read_json(path)["dataset"] == _dataset_facts(platform.dataset_of(task))
+
+
+def _dataset_facts(dataset: Dataset) -> dict[str, str]:
+    return {"name": dataset.name, "version": dataset.version, "sha256": dataset.sha256}
+
+
 def snapshot_for(
     platform: Platform, task: Task, options: Mapping[str, Any], service: str, say: Callable[[str], None]
 ) -> Snapshot:
@@ -81,6 +92,6 @@ def snapshot_for(
     with platform.registry.transaction() as session:
         for row in list_snapshots(session, task.spec.name):
             same = json.dumps(row.options, sort_keys=True) == wanted and row.fingerprint == fingerprint
-            if same and (root / row.id).is_dir():
+            if same and (root / row.id).is_dir() and is_current(platform, task, row.id):
                 return open_snapshot(row.id, root)
     return make_snapshot(platform, task, options, service, say)

@@ -8,7 +8,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recstill.api.errors import ConfigError
-from recstill.data.files import write_json
+from recstill.data.files import read_json, write_json
+from recstill.recipes.data import is_current
 from recstill.recipes.loading import load_recipe
 from recstill.recipes.run import resume_run, run_recipe
 from recstill.registry.runs import list_runs, metrics_of
@@ -112,13 +113,15 @@ def _run_once(platform: Platform, reference: str, overrides: list[str], progress
     with platform.registry.transaction() as session:
         same = [run for run in list_runs(session, recipe.task) if run.recipe == name and run.config == config]
         found = [(run.id, run.status) for run in same]
-    for run_id, status in found:
+    task, runs = platform.task(recipe.task), platform.settings.folder("runs")
+    for run_id, status in sorted(found, key=lambda pair: pair[1] != "finished"):
+        saved = runs / run_id / "run.json"
+        if not saved.is_file() or not is_current(platform, task, read_json(saved)["snapshot"]):
+            continue  # the run is gone, or its data set has a newer version
         if status == "finished":
             progress.say(f"run {run_id} has this already")
             return run_id
-    for run_id, _ in found:
-        if (platform.settings.folder("runs", run_id) / "run.json").is_file():
-            return resume_run(platform, run_id, progress).run_id
+        return resume_run(platform, run_id, progress).run_id
     return run_recipe(platform, reference, overrides, progress).run_id
 
 
@@ -176,7 +179,7 @@ def table_of(result: dict[str, Any], order: str = "given") -> list[dict[str, str
         variants.sort(key=lambda row: -row["subjects"]["student distilled"][metric][0])
     for row in variants:
         value, spread, seeds = row["subjects"]["transfer"].get("efficiency", (None, 0.0, 1))
-        gap = "teacher not better" if value is None else f"{value:.0%}" + (f" ± {spread:.0%}" if seeds > 1 else "")
+        gap = "no gap" if value is None else f"{value:.0%}" + (f" ± {spread:.0%}" if seeds > 1 else "")
         cells = _cells(result, row["subjects"]["student distilled"])
         rows.append({"what": row["variant"], **cells, "gap recovered": gap, "verdict": row["verdict"]})
     return rows

@@ -57,6 +57,7 @@ def score_teacher(run: Run, role: str, weights: str, version: str, hidden: Seque
     row_ids = torch.cat([part.row_ids for part in parts])
     widths = _widths(model, parts[0].batch(torch.arange(min(2, len(parts[0])))), hidden)
     done = store.begin({**facts, "hidden": widths, "kind": "rows"})
+    hidden = list((store.card or {})["hidden"])  # a store that keeps more goes on keeping it
     forward = DenseForward(model.eval(), run.recipe.part(role).training.bf16 and has_fast_bf16(parts[0].device))
     times = run.snapshot.columns(["event_timestamp"])["event_timestamp"] if "event_timestamp" in run.columns else None
     num_parts, number = sum(-(-len(part) // CHUNK) for part in parts), 0

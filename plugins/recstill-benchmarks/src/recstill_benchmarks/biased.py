@@ -25,11 +25,11 @@ class SyntheticClicks:
 
     name: str = "synthetic-clicks"
     package: str = ""
-    version: str = "1"
+    version: str = "2"
     sha256: str = ""
     members: Mapping[str, str] = field(default_factory=lambda: {"clicks.parquet": "clicks.parquet"})
     licence: str = "Apache-2.0; generated"
-    description: str = "200,000 impressions of a latent factor model with a 6 % click rate"
+    description: str = "400,000 impressions of a latent factor model with a 6 % click rate"
     sources_version: str = "1"
 
     def build_sources(self, raw: Path, sources: Path) -> None:
@@ -38,7 +38,7 @@ class SyntheticClicks:
     def generate(self, folder: Path) -> None:
         """Write the raw file."""
         random = np.random.default_rng(11)
-        size = 200_000
+        size = 400_000
         user, item = random.integers(0, _USERS, size), random.integers(0, _ITEMS, size)
         users, items = random.normal(size=(_USERS, _FACTORS)), random.normal(size=(_ITEMS, _FACTORS))
         dense = random.normal(size=(size, _DENSE))
@@ -82,11 +82,11 @@ class ClicksTask:
     )
 
     def rows(self, raw: Path, options: BaseModel) -> pa.Table:
-        """The first rows train, the next may be unlabelled, the last 50,000 validate and test."""
+        """The first rows train, the next may be unlabelled, the last 200,000 validate and test."""
         assert isinstance(options, ClicksOptions)
         table = pq.read_table(raw / "clicks.parquet")
-        kept = np.r_[0 : options.train + options.unlabelled, len(table) - 50_000 : len(table)]
-        sizes = (options.train, options.unlabelled, 15_000, 35_000)
+        kept = np.r_[0 : options.train + options.unlabelled, len(table) - 200_000 : len(table)]
+        sizes = (options.train, options.unlabelled, 20_000, 180_000)
         split = np.repeat(("train", "unlabelled", "valid", "test"), sizes)
         table = table.take(pa.array(kept))
         click = np.where(split == "unlabelled", np.nan, table["click"].to_numpy()).astype(np.float32)

@@ -75,7 +75,7 @@ class CensusTask:
             LabelSpec(name="never_married", description="marital status is `Never married`"),
         ),
         features=tuple(
-            FeatureSpec(name=name, view="row")
+            FeatureSpec(name=name, view="row", buckets=32)
             if name in _NUMBERS
             else FeatureSpec(name=name, view="row", kind="categorical", min_count=5, oov_buckets=1)
             for name in _COLUMNS

@@ -109,7 +109,7 @@ def _knowledge(
     link, triples = _read(raw / "link.tsv"), _read(raw / "kg.tsv")
     entity = dict(zip(link["entity_id"].to_pylist(), link["item_id"].to_pylist(), strict=True))
     tails: dict[tuple[str, str], int] = {}
-    size = int(item.max()) + 1
+    size = int(max(item.max(), *entity.values())) + 1
     pairs = [
         (entity[head], tails.setdefault((relation, tail), len(tails)))
         for head, relation, tail in zip(*(triples[name].to_pylist() for name in triples.column_names), strict=True)
