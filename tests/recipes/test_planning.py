@@ -72,7 +72,7 @@ def strategy(name: str, **options: object) -> str:
     (strategy("committee"), "needs two teachers or more"),
     (strategy("uncertainty-weighted", powre=2), "did you mean 'power'"),
     ("distil.unlabelled=true", "no rows of split `unlabelled`"),
-    ("student.training.freeze=[embeddings]", "no module is named 'embeddings'; the model has"),
+    ("student.training.freeze=[embeddings]", "no module or parameter is named 'embeddings'; the model has"),
     ("teacher.checkpoints=[3]", "epoch 3 is after the last one"),
     (strategy("soft-target", loss="mse"), "fits none of the labels"),
 ])  # fmt: skip
@@ -191,6 +191,46 @@ def test_a_student_may_teach_and_checkpoints_and_the_live_teacher_too(clicks: Pl
     assert {path.teacher, f"{path.teacher}@1"} <= stored
     live = run_recipe(clicks, "biased", [*QUICK, "distil.live=true", strategy("hint")])
     assert live.teacher not in {row["signals"].split("/")[1] for row in list_signals(clicks, "clicks")}
+
+
+def test_pruning_makes_the_student_smaller_and_recovers(clicks: Platform) -> None:
+    from recstill.data.bundle import open_bundle
+
+    overrides = ["student.options.hidden=[16, 8]", "prune={share: 0.5, recovery: {epochs: 1, batch_size: 512, bf16: false}}"]
+    result = run_recipe(clicks, "biased", [*QUICK, *overrides])
+    assert result.metrics["student pruned"]["training.parameters"] < result.metrics["student distilled"]["training.parameters"]
+    state = json.loads((clicks.settings.folder("runs", result.run_id, "state") / "pruned-0.json").read_text())
+    assert state["options"]["hidden"] == [8, 4]
+    assert state["before_recovery"]["click.ne"] != state["metrics"]["click.ne"]
+    with clicks.registry.transaction() as session:
+        version = find_version(session, result.student)
+    assert open_bundle(clicks.artifacts.get(version.artifact)).options["hidden"] == [8, 4]
+    assert version.metrics["parity.max_difference"] < 1e-5
+    words = "student 'two-tower' cannot be pruned"
+    assert words in problems(clicks, *overrides[1:], "student.name=mmoe", "student.options={}").replace("mmoe", "two-tower")
+
+
+def test_adapters_train_beside_a_frozen_student_that_they_start_from(clicks: Platform) -> None:
+    from safetensors.torch import load_file
+
+    base = run_recipe(clicks, "biased", [*QUICK, "student.register_as=base"])
+    frozen = "student.training.freeze=[tables, 'body.linears.*.weight', 'body.linears.*.bias']"
+    adapted = run_recipe(
+        clicks,
+        "biased",
+        [*QUICK, f"student.start_from={base.student}", "student.options={dim: 4, hidden: [8], adapter_rank: 2}", frozen],
+    )
+    first, second = (
+        load_file(clicks.settings.folder("runs", run.run_id, "weights") / "distilled-0.safetensors") for run in (base, adapted)
+    )
+    for name in ("tables.embedding.weight", "body.linears.0.weight", "body.linears.0.bias"):
+        assert first[name].equal(second[name]), name
+    assert second["body.linears.0.up"].any()
+    with clicks.registry.transaction() as session:
+        relations = {row.relation: row.value for row in lineage_of(session, find_version(session, adapted.student))}
+    assert relations["start"] == base.student
+    with pytest.raises(ConfigError, match=r"base:\d+ has .* in another shape"):
+        run_recipe(clicks, "biased", [*QUICK, f"student.start_from={base.student}", "student.options={dim: 4, hidden: [6]}"])
 
 
 def test_the_same_student_is_trained_once(clicks: Platform, capsys: pytest.CaptureFixture) -> None:

@@ -17,7 +17,7 @@ from recstill.api.errors import (
 )
 from recstill.api.gates import Candidate, Gate, GateResult
 from recstill.api.hookspecs import hookimpl
-from recstill.api.models import Model, ModelInputs, Slot
+from recstill.api.models import Model, ModelInputs, Prunable, Slot
 from recstill.api.strategy import DistillationLoss, Schedule, Strategy, StrategyContext, StudentForward, value_at
 from recstill.api.task import ContextSpec, Dataset, EndpointSpec, FeatureSpec, LabelSpec, RetrievalSpec, Task, TaskSpec
 
@@ -44,6 +44,7 @@ __all__ = [
     "ModelInputs",
     "Output",
     "PluginError",
+    "Prunable",
     "RecstillError",
     "RegistryError",
     "RequestError",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import nn
 
@@ -45,3 +45,11 @@ class Model(Protocol):
 
     def __call__(self, batch: Batch) -> Output:
         """Score a batch. Every label of `inputs.labels` must be in `Output.logits`."""
+
+
+class Prunable(Model, Protocol):
+    """A model that can be made narrower: recipes with a `prune` stage need one."""
+
+    def prune(self, share: float) -> Mapping[str, Any]:
+        """Remove a share (0 to 1) of the hidden units in place, those that matter least, and return the options that build a
+        model of the new shape."""

@@ -80,7 +80,7 @@ class SignalStore:
         card = self.card
         if card is not None:
             stored = {name: card.get(name) for name in facts}
-            more = stored["hidden"].items() >= facts["hidden"].items()
+            more = dict(stored["hidden"] or {}).items() >= dict(facts["hidden"]).items()
             if not more or {**stored, "hidden": 0} != {**facts, "hidden": 0}:
                 shutil.rmtree(self.folder)
                 card = None

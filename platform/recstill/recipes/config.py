@@ -31,6 +31,7 @@ class ModelConfig(_Part):
     table_dtype: Literal["float32", "float16"] = "float32"
     keep_negatives: float = Field(1.0, gt=0, le=1)
     label_share: float = Field(1.0, gt=0, le=1)
+    start_from: str = Field("", description="a registered version whose weights and transform it starts from")
 
 
 class TeacherConfig(ModelConfig):
@@ -100,6 +101,13 @@ class DistilConfig(_Part):
     fine_tune: TrainingConfig | None = None
 
 
+class PruneConfig(_Part):
+    """A stage after distilling: remove this share of the hidden units, and train on with the same strategies to recover."""
+
+    share: float = Field(gt=0, lt=1)
+    recovery: TrainingConfig = Field(default_factory=TrainingConfig)
+
+
 class RuleConfig(_Part):
     """A rule of the trade: rows for which the SQL condition `when` on the snapshot's columns holds get `score` added to the
     attribute `rule`. Above 0 argues for the positive answer, below 0 against it."""
@@ -122,6 +130,7 @@ class Recipe(_Part):
     teachers: tuple[TeacherConfig, ...] = ()
     student: ModelConfig
     distil: DistilConfig
+    prune: PruneConfig | None = None
     rules: tuple[RuleConfig, ...] | str = Field((), description="rules for `posterior-regularisation`, or a YAML file of them")
     baselines: tuple[str, ...] = ()
     threads: int = Field(1, ge=1, description="torch threads; more than one makes runs irreproducible to the last bit")

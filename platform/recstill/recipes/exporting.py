@@ -36,7 +36,8 @@ def export_bundle(run: Run, role: Role, name: str, seed: int, metrics: dict[str,
     transform, sides = run.rows.transform(role), run.rows.sides(role)
     features = run.features[role]
     inputs = export_inputs(transform.num_dense, transform.slots, run.task.spec.labels, run.rows.query_places(role))
-    model = run.factory(role)(inputs, **part.options)
+    options = run.options_of(name, role)
+    model = run.factory(role)(inputs, **options)
     load_portable_state(model, load_file(run.weights(name)))
     query_dense, item_dense = sides.dense_places(transform)
     query_slots, item_slots = sides.slot_places(transform)
@@ -51,7 +52,7 @@ def export_bundle(run: Run, role: Role, name: str, seed: int, metrics: dict[str,
             "role": role,
             "model": part.name,
             "plugin": f"{distribution}=={version}",
-            "options": part.options,
+            "options": options,
             "run": run.id,
             "seed": seed,
             "snapshot": run.snapshot.id,

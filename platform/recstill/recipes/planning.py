@@ -14,7 +14,7 @@ from recstill.api.strategy import StrategyContext
 from recstill.distillation.objective import StudentRunner, attention_shapes, hidden_widths
 from recstill.embeddings.tables import TrainingTables
 from recstill.recipes.checking import build_strategy
-from recstill.recipes.training import build_model
+from recstill.recipes.training import begin_from, build_model
 from recstill.training.loop import DenseForward, has_fast_bf16
 from recstill.training.losses import supervised_loss
 from recstill.training.parameters import freeze, thaw
@@ -76,6 +76,8 @@ def check_plan(run: Run) -> None:
     for role in ("student", *run.recipe.all_teachers):
         for config in (run.recipe.part(role).training, *_more_training(run, role)):
             problems += _check_freeze(run, role, config)
+    if run.recipe.prune is not None and not hasattr(run.factory("student"), "prune"):
+        problems.append(f"prune: student {run.recipe.student.name!r} cannot be pruned: it has no method `prune`")
     if run.recipe.distil.unlabelled and "unlabelled" not in set(run.snapshot.split):
         problems.append("distil.unlabelled: the snapshot has no rows of split `unlabelled`; ask the task for some in `data`")
     for epoch in (e for part in run.recipe.all_teachers.values() for e in part.checkpoints if e > part.training.epochs):
@@ -137,6 +139,10 @@ def plan(run: Run) -> list[PlannedStage]:
         what = f"{alone.what}; {strategies}" + ("; then fine-tune on labels" if recipe.distil.fine_tune else "")
         source = f"{'live' if recipe.distil.live else 'stored'}: {needs}"
         stages.append(PlannedStage(f"distilled-{seed}", what, source, alone.parameters, alone.seconds, alone.megabytes))
+        if recipe.prune is not None:
+            stages.append(
+                PlannedStage(f"pruned-{seed}", f"remove {recipe.prune.share:.0%} of the hidden units, recover", source)
+            )
     stages.append(PlannedStage("student", f"export, check and register as {recipe.student.register_as}; report"))
     return stages
 
@@ -169,7 +175,9 @@ def _model(run: Run, role: str) -> nn.Module:
         from recstill.recipes.registering import fetch_teacher
 
         fetch_teacher(run, role)
-    return build_model(run, role, 0, run.recipe.part(role).training)
+    model = build_model(run, role, 0, run.recipe.part(role).training)
+    begin_from(run, role, model)
+    return model
 
 
 def _timed(run: Run, name: str, role: str, part: ModelConfig) -> PlannedStage:

@@ -44,6 +44,10 @@ def register_student(
         lineage.append(("strategy", part.name, {"weight": weight, "options": part.options}))
         lineage.append(_plugin(run, "strategies", part.name))
     lineage.append(_plugin(run, "students", run.recipe.student.name))
+    if run.recipe.student.start_from:
+        lineage.append(("start", run.recipe.student.start_from, {}))
+    if run.recipe.prune is not None:
+        lineage.append(("prune", f"{run.recipe.prune.share:g} of the hidden units", {}))
     distinct = [entry for place, entry in enumerate(lineage) if entry not in lineage[:place]]
     return _register(run, run.recipe.student.register_as, folder, trained, metrics, distinct, run.features["student"].to_json())
 
@@ -75,6 +79,27 @@ def fetch_teacher(run: Run, role: str) -> dict[str, Any]:
         "bundle": str(folder),
         "num_parameters": version.num_parameters,
     }
+
+
+def start_weights(run: Run, role: str, reference: str) -> dict[str, Any]:
+    """Return the weights of a registered version to start from, and take its transform for the role.
+
+    Raise ConfigError if it answers another task, is another model, or reads other features.
+    """
+    with run.platform.registry.transaction() as session:
+        version = find_version(session, reference)
+    folder = run.platform.artifacts.get(version.artifact)
+    manifest = open_bundle(folder)
+    if (manifest.task.name, manifest.model, manifest.fingerprint) != (
+        run.task.spec.name, run.recipe.part(role).name, run.features[role].fingerprint,
+    ):  # fmt: skip
+        raise ConfigError(f"Recipe {run.name!r}", [
+            f"{role}.start_from: {reference} is a {manifest.model} of task {manifest.task.name} on {manifest.feature_service}"
+        ])  # fmt: skip
+    if role not in run.rows.adopted:
+        run.rows.adopted[role] = Transform.load(folder)
+        run.rows.forget(role)
+    return load_weights(folder)
 
 
 def _common(run: Run) -> Lineage:

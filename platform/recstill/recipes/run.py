@@ -81,6 +81,12 @@ class Run:
         """The splits that teachers speak about. Test rows are never scored."""
         return ["train", "valid", *(["unlabelled"] if self.recipe.distil.unlabelled else [])]
 
+    def options_of(self, name: str, role: str) -> dict[str, Any]:
+        """The options of a trained model: the recipe's, or those that pruning left."""
+        if name.startswith("pruned-"):
+            return dict(read_json(self.folder / "state" / f"{name}.json")["options"])
+        return self.recipe.part(role).options
+
     def factory(self, role: str) -> Any:
         """The class of a role's model. Any student may teach: an assistant, an earlier version, a student its own size."""
         name = self.recipe.part(role).name

@@ -13,6 +13,7 @@ from recstill.evaluation.metrics import evaluate_predictions
 from recstill.recipes.exporting import check_bundle, export_bundle
 from recstill.recipes.judging import judge_of
 from recstill.recipes.planning import hidden_asked
+from recstill.recipes.pruning import prune
 from recstill.recipes.registering import fetch_teacher, register_student, register_teacher
 from recstill.recipes.reuse import train_once
 from recstill.recipes.summary import metric_table, transfer_of, write_run_report
@@ -52,6 +53,8 @@ def run_stages(run: Run) -> RunResult:
     for seed in seeds:
         name = f"distilled-{seed}"
         run.stage(name, lambda name=name, seed=seed: train_once(run, name, seed, list(versions), source))  # type: ignore[misc]
+        if run.recipe.prune is not None:
+            run.stage(f"pruned-{seed}", lambda seed=seed: prune(run, seed, source()))  # type: ignore[misc]
     exported = run.stage("student", lambda: _export_student(run, taught))
     table = metric_table(run)
     transfer = transfer_of(run)
@@ -124,7 +127,7 @@ def _baseline(run: Run, name: str) -> dict[str, Any]:
 
 def _export_student(run: Run, taught: dict[str, dict[str, Any]]) -> dict[str, Any]:
     seed = run.recipe.seeds[0]
-    name = f"distilled-{seed}"
+    name = f"pruned-{seed}" if run.recipe.prune is not None else f"distilled-{seed}"
     trained = run.stage(name, dict)
     folder = export_bundle(run, "student", name, seed, trained["metrics"])
     metrics = {**trained["metrics"], **check_bundle(run, "student", name, folder)}

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recstill.api.errors import ConfigError
 from recstill.data.files import read_json, write_json
+from recstill.recipes.config import Recipe
 from recstill.recipes.data import is_current
 from recstill.recipes.loading import load_recipe
 from recstill.recipes.run import resume_run, run_recipe
@@ -109,9 +110,8 @@ def _split(experiment: Experiment, overrides: Sequence[str]) -> tuple[str, list[
 def _run_once(platform: Platform, reference: str, overrides: list[str], progress: Progress) -> str:
     """Return the run of this recipe: a finished one, a stopped one that goes on, or a new one."""
     name, recipe = load_recipe(platform, reference, overrides)
-    config = recipe.model_dump(mode="json")
     with platform.registry.transaction() as session:
-        same = [run for run in list_runs(session, recipe.task) if run.recipe == name and run.config == config]
+        same = [run for run in list_runs(session, recipe.task) if run.recipe == name and _is_recipe(run.config, recipe)]
         found = [(run.id, run.status) for run in same]
     task, runs = platform.task(recipe.task), platform.settings.folder("runs")
     for run_id, status in sorted(found, key=lambda pair: pair[1] != "finished"):
@@ -123,6 +123,13 @@ def _run_once(platform: Platform, reference: str, overrides: list[str], progress
             return run_id
         return resume_run(platform, run_id, progress).run_id
     return run_recipe(platform, reference, overrides, progress).run_id
+
+
+def _is_recipe(config: dict[str, Any], recipe: Recipe) -> bool:
+    try:
+        return Recipe.model_validate(config) == recipe  # keys that came later have their defaults
+    except ValidationError:
+        return False
 
 
 def _row(platform: Platform, name: str, run_id: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from recstill.api.errors import ConfigError
 from recstill.api.strategy import StrategyContext
 from recstill.distillation.objective import Objective, StudentRunner, Weighted, attention_shapes, hidden_widths
 from recstill.embeddings.batches import TensorRows
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
     from recstill.recipes.run import Run
 
 
-def build_model(run: Run, role: Role, seed: int, config: TrainingConfig) -> nn.Module:
-    """Return a fresh model with training tables."""
+def build_model(run: Run, role: Role, seed: int, config: TrainingConfig, options: Mapping[str, Any] | None = None) -> nn.Module:
+    """Return a fresh model with training tables, of the recipe's options unless others are given."""
     part = run.recipe.part(role)
     transform = run.rows.transform(role)
     tables = TableOptimizer(
@@ -47,8 +48,19 @@ def build_model(run: Run, role: Role, seed: int, config: TrainingConfig) -> nn.M
     torch.manual_seed(seed)
     query = run.rows.query_places(role)
     inputs = training_inputs(transform.num_dense, transform.slots, run.task.spec.labels, tables, query=query)
-    model: nn.Module = run.factory(role)(inputs, **part.options)
+    model: nn.Module = run.factory(role)(inputs, **(part.options if options is None else options))
     return model
+
+
+def begin_from(run: Run, role: Role, model: nn.Module) -> None:
+    """Give a fresh model the weights of the version that it starts from; what that has not (adapters) stays as it is."""
+    from recstill.recipes.registering import start_weights
+
+    if part := run.recipe.part(role).start_from:
+        state, own = start_weights(run, role, part), portable_state(model)
+        if beyond := [name for name, value in state.items() if name not in own or own[name].shape != value.shape]:
+            raise ConfigError(f"{role}.start_from", [f"{part} has {', '.join(beyond[:3])} in another shape than this model"])
+        load_portable_state(model, {**own, **{name: value.float() for name, value in state.items()}})
 
 
 def train(run: Run, name: str, role: Role, seed: int, source: SignalSource | None = None) -> dict[str, Any]:
@@ -62,6 +74,7 @@ def train(run: Run, name: str, role: Role, seed: int, source: SignalSource | Non
     if source is not None and run.recipe.distil.freeze:
         config = config.model_copy(update={"freeze": (*config.freeze, *run.recipe.distil.freeze)})
     model = build_model(run, role, seed, config)
+    begin_from(run, role, model)
     rows = training_rows(run, role, source)
     objective = make_objective(run, model, role, source) if source is not None else None
     history = run_fit(run, name, role, model, rows, config, seed, objective)
@@ -96,7 +109,7 @@ def save_weights(run: Run, name: str, state: Mapping[str, torch.Tensor]) -> None
 
 def load_trained(run: Run, name: str, role: Role) -> nn.Module:
     """Return the model that `train` stored."""
-    model = build_model(run, role, 0, TrainingConfig())
+    model = build_model(run, role, 0, TrainingConfig(), run.options_of(name, role))
     load_portable_state(model, load_file(run.weights(name)))
     return model.eval()
 

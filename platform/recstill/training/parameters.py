@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from recstill.training.config import TrainingConfig
 
 
+Frozen = nn.Module | nn.Parameter
+
+
 def make_optimizer(trained: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     """Return AdamW over all that the dense optimizer owns; fused tables update in their own backward."""
     tables = {id(p) for m in trained.modules() if isinstance(m, TrainingTables) for p in m.parameters()}
@@ -29,27 +32,29 @@ def make_optimizer(trained: nn.Module, config: TrainingConfig) -> torch.optim.Op
     return torch.optim.AdamW([group for group in groups if group["params"]] or groups[:1], lr=config.learning_rate, fused=True)
 
 
-def freeze(model: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
-    """Stop the modules whose names match from training, and return them. Raise ValueError for a pattern that matches none."""
-    found: list[nn.Module] = []
+def freeze(model: nn.Module, patterns: Sequence[str]) -> list[Frozen]:
+    """Stop the modules or parameters whose names match from training, and return them. Raise ValueError for a pattern that
+    matches none."""
+    found: list[Frozen] = []
     for pattern in patterns:
-        named = [(name, module) for name, module in model.named_modules() if name and fnmatchcase(name, pattern)]
+        named: list[Frozen] = [module for name, module in model.named_modules() if name and fnmatchcase(name, pattern)]
+        named += [parameter for name, parameter in model.named_parameters() if fnmatchcase(name, pattern)]
         if not named:
             known = sorted({name.split(".")[0] for name, _ in model.named_modules() if name})
-            raise ValueError(f"freeze: no module is named {pattern!r}; the model has {known}")
-        found += [module for _, module in named]
-    for module in found:
-        module.requires_grad_(False)
-        for part in module.modules():
-            if isinstance(part, TrainingTables):
-                part.frozen, part.penalty = True, None
+            raise ValueError(f"freeze: no module or parameter is named {pattern!r}; the model has {known}")
+        found += named
+    _set_frozen(found, True)
     return found
 
 
-def thaw(frozen: Sequence[nn.Module]) -> None:
-    """Let frozen modules train again."""
-    for module in frozen:
-        module.requires_grad_(True)
-        for part in module.modules():
+def thaw(frozen: Sequence[Frozen]) -> None:
+    """Let frozen modules and parameters train again."""
+    _set_frozen(frozen, False)
+
+
+def _set_frozen(things: Sequence[Frozen], frozen: bool) -> None:
+    for thing in things:
+        thing.requires_grad_(not frozen)
+        for part in thing.modules() if isinstance(thing, nn.Module) else ():
             if isinstance(part, TrainingTables):
-                part.frozen = False
+                part.frozen, part.penalty = frozen, None

@@ -48,6 +48,10 @@ class DLRM(nn.Module):
         said = self.top.layers(torch.cat([vector, dense, dots.to(vector.dtype)], 1))
         return Output(logits=self.heads(said["backbone"]), hidden=said)
 
+    def prune(self, share: float) -> dict[str, list[int]]:
+        """Remove a share of the units of the top body, in place; return the options of what is left."""
+        return {"top": self.top.narrow(share, self.heads.linear)}
+
 
 class SmallDLRM(DLRM):
     """DLRM with narrow vectors and small bodies: a student that keeps the pairwise dot products."""
