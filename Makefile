@@ -26,6 +26,7 @@ bench: setup
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench.py
 
 evidence: $(EVIDENCE:%=evidence-%)
+	@$(BIN)/python tests/evidence/readme.py
 
 evidence-%: setup
 	@OMP_NUM_THREADS=1 $(BIN)/recstill sweep tests/evidence/$*.yaml --out evidence

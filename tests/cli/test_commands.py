@@ -162,3 +162,11 @@ def test_a_download_that_fails_says_how_to_bring_the_file(
     assert "was changed" in call("data", "fetch", "complete-journey", "--from", str(wrong)).output
     (tmp_path / "folder").mkdir()
     assert "lacks transactions.parquet" in call("data", "fetch", "complete-journey", "--from", str(tmp_path / "folder")).output
+
+
+def test_a_search_and_a_sweep_explain_wrong_usage(platform: Platform, tmp_path: Path) -> None:
+    assert call("tune", "ads", "--space", "0.weight=high").exit_code == 2
+    missing = call("sweep", str(tmp_path / "none.yaml"))
+    assert missing.exit_code == 1
+    assert "there is no such file" in missing.output
+    assert "Did you mean 'ads'" in call("tune", "adz").output
