@@ -78,3 +78,20 @@ def test_the_recorded_rate_is_the_chance_of_a_pair_to_be_drawn(raw: Path) -> Non
 def test_options_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         AdsOptions(**wrong)
+
+
+def test_rows_without_labels_are_older_weeks_and_extra_pairs_of_the_training_weeks(raw: Path) -> None:
+    older = AdsOptions(unlabelled_from=40, train_from=41, valid_from=42, test_from=43, test_to=43, negatives=2.0)
+    rows = AdsTask().rows(raw, older).to_pandas()
+    assert set(rows[rows.split == "unlabelled"].week) == {40}
+    assert set(rows[rows.split == "train"].week) == {41}
+    extra = AdsTask().rows(raw, OPTIONS.model_copy(update={"unlabelled": 2.0})).to_pandas()
+    without = extra[extra.split == "unlabelled"]
+    assert set(without.week) == {40, 41}
+    assert len(without) == pytest.approx((extra.purchase == 0).sum() * 2 / 3, rel=0.2)
+    for found in (rows, extra):
+        blank = found.split == "unlabelled"
+        assert found[blank][["purchase", "promo_purchase", "spend"]].isna().all().all()
+        assert found[~blank][["purchase", "promo_purchase", "spend"]].notna().all().all()
+    with pytest.raises(ValidationError, match="unlabelled_from must be from"):
+        AdsOptions(unlabelled_from=41, train_from=40)

@@ -31,22 +31,25 @@ class AdsOptions(BaseModel):
     negatives: float = Field(2.0, gt=0, le=50, description="sampled negatives per purchase")
     power: float = Field(0.75, ge=0, lt=1, description="negatives by (sales of the week) ** power; 1 would erase popularity")
     unlabelled: float = Field(0.0, ge=0, le=50, description="pairs per purchase of the training weeks that nobody labelled")
+    unlabelled_from: int | None = Field(None, description="rows of the weeks unlabelled_from .. train_from - 1, without labels")
     household_share: float = Field(1.0, gt=0, le=1, description="take this share of the households")
     seed: int = 7
 
     @model_validator(mode="after")
     def _weeks_in_order(self) -> AdsOptions:
-        weeks = (
-            history.FIRST_WEEK,
-            self.train_from,
-            self.valid_from,
-            self.test_from,
-            self.test_to,
-            history.LAST_WEEK - 1,
-        )
-        if not (weeks[0] <= weeks[1] < weeks[2] < weeks[3] <= weeks[4] <= weeks[5]):
-            raise ValueError(f"weeks must rise: {weeks[0]} <= train_from < valid_from < test_from <= test_to <= {weeks[5]}")
+        first, last = history.FIRST_WEEK, history.LAST_WEEK - 1
+        if not (first <= self.train_from < self.valid_from < self.test_from <= self.test_to <= last):
+            raise ValueError(f"weeks must rise: {first} <= train_from < valid_from < test_from <= test_to <= {last}")
+        if not first <= self.first_week <= self.train_from:
+            raise ValueError(
+                f"unlabelled_from must be from {first} to train_from {self.train_from}, not {self.unlabelled_from}"
+            )
         return self
+
+    @property
+    def first_week(self) -> int:
+        """The first week of which there are rows."""
+        return self.train_from if self.unlabelled_from is None else self.unlabelled_from
 
 
 class AdsTask:
@@ -83,18 +86,8 @@ class AdsTask:
         if not len(positives["week"]):
             raise DataError(f"No purchase in weeks {options.train_from} to {options.test_to}.")
         negatives = _sample_negatives(positives, options.negatives + options.unlabelled, options)
-        labelled = np.ones(len(negatives["week"]), bool)
-        if options.unlabelled:
-            training = negatives["week"] < options.valid_from
-            share = options.negatives / (options.negatives + options.unlabelled)
-            random = np.random.default_rng(options.seed + 1).random(len(training))
-            labelled = random < share
-            keep = labelled | training
-            negatives, labelled = {name: values[keep] for name, values in negatives.items()}, labelled[keep]
-            for label in self.spec.labels:
-                negatives[label.name] = np.where(labelled, negatives[label.name], np.nan).astype(np.float32)
         rows = {name: np.concatenate([positives[name], negatives[name]]) for name in positives}
-        labelled = np.concatenate([np.ones(len(positives["week"]), bool), labelled])
+        rows, labelled = _take_labels_away(rows, len(positives["week"]), [label.name for label in self.spec.labels], options)
         order = np.lexsort((rows["product_id"], rows["household_id"], rows["week"]))
         rows, labelled = {name: values[order] for name, values in rows.items()}, labelled[order]
         week = rows["week"]
@@ -130,11 +123,28 @@ def _purchases(raw: Path, options: AdsOptions) -> dict[str, np.ndarray]:
         group by household_id, product_id, week order by week, household_id, product_id"""
     values = {
         "file": str(raw / "transactions.parquet"),
-        "first": options.train_from,
+        "first": options.first_week,
         "last": options.test_to,
         "share": options.household_share,
     }
     return dict(duckdb.connect().execute(query, values).fetchnumpy())
+
+
+def _take_labels_away(
+    rows: dict[str, np.ndarray], num_positives: int, labels: list[str], options: AdsOptions
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return the rows, and which keep their labels: not those before the training weeks, and not the negatives of the training
+    weeks that `unlabelled` asked for beyond the others; those of later weeks are dropped."""
+    week = rows["week"]
+    beyond = np.random.default_rng(options.seed + 1).random(len(week))
+    beyond = beyond < options.unlabelled / (options.negatives + options.unlabelled)
+    beyond[:num_positives] = False
+    keep = ~(beyond & (week >= options.valid_from))
+    labelled = (~beyond & (week >= options.train_from))[keep]
+    rows = {name: values[keep] for name, values in rows.items()}
+    for name in labels:
+        rows[name] = np.where(labelled, rows[name], np.nan).astype(np.float32)
+    return rows, labelled
 
 
 def _sample_negatives(positives: dict[str, np.ndarray], per_purchase: float, options: AdsOptions) -> dict[str, np.ndarray]:
