@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SECTION = "## Write a strategy in thirty lines"
 QUICK = (
     "data.train=4000", "seeds=[0]", "teacher.training.epochs=1", "teacher.options={dim: 4, bottom: [8], top: [16, 8]}",
-    "student.training.epochs=1", "student.options={dim: 4, hidden: [8]}", "distil.strategies=[{name: focal-target, weight: 10}]",
+    "student.training.epochs=1", "student.options={dim: 4, hidden: [8]}",
+    "distil.strategies=[{name: focal-target, weight: 10}]",
 )  # fmt: skip
 
 

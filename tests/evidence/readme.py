@@ -1,4 +1,4 @@
-"""Put the tables of evidence/*.json between their markers in README.md: `python tests/evidence/readme.py`, by `make evidence`."""
+"""Put the tables of evidence/*.json between their markers in README.md; the last step of `make evidence`."""
 
 from __future__ import annotations
 
