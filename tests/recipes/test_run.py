@@ -38,7 +38,7 @@ def test_a_run_leaves_models_metrics_lineage_and_a_report(finished: Finished) ->
         metrics = metrics_of(session, run.id)
         relations = {row.relation for row in lineage_of(session, find_version(session, result.student))}
     assert (run.status, run.verdict) == ("finished", result.verdict)
-    assert set(metrics) == {"teacher", "student alone", "student distilled", "popularity"}
+    assert set(metrics) == {"teacher", "student alone", "student distilled", "popularity", "transfer"}
     assert metrics["student distilled"]["purchase.auc"][2] == 2
     assert metrics["teacher"]["purchase.auc"][0] > metrics["popularity"]["purchase.auc"][0]
     assert relations == {"teacher", "snapshot", "dataset", "plugin", "strategy"}
