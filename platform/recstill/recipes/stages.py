@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from filelock import FileLock
 
 from recstill.evaluation.metrics import evaluate_predictions
 from recstill.recipes.exporting import check_bundle, export_bundle
@@ -93,10 +94,13 @@ def taught_versions(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, tupl
 
 
 def _score(run: Run, role: str, weights: str, version: str) -> None:
-    stage = "score" + weights.removeprefix("teacher")
-    if not store_of(run, version).is_complete:
-        (run.folder / "state" / f"{stage}.json").unlink(missing_ok=True)
-    run.stage(stage, lambda: score_teacher(run, role, weights, version, hidden_asked(run)))
+    stage, store = "score" + weights.removeprefix("teacher"), store_of(run, version)
+    locks = run.platform.settings.folder("signals", ".locks")
+    # Two runs that need the same signals: one scores, the other finds them.
+    with FileLock(locks / f"{store.key.task}-{store.key.teacher}-{store.key.snapshot}.lock"):
+        if not store.is_complete:
+            (run.folder / "state" / f"{stage}.json").unlink(missing_ok=True)
+        run.stage(stage, lambda: score_teacher(run, role, weights, version, hidden_asked(run)))
 
 
 def _export_teacher(run: Run, role: str) -> dict[str, Any]:
