@@ -15,7 +15,7 @@ from recstill.recipes.exporting import check_bundle, export_bundle
 from recstill.recipes.judging import judge_of
 from recstill.recipes.planning import hidden_asked
 from recstill.recipes.pruning import prune
-from recstill.recipes.registering import fetch_teacher, register_student, register_teacher
+from recstill.recipes.registering import fetch_teacher, register_student, register_teacher, start_weights
 from recstill.recipes.reuse import train_once
 from recstill.recipes.summary import metric_table, transfer_of, write_run_report
 from recstill.recipes.teaching import open_teachers, score_teacher, store_of
@@ -45,6 +45,8 @@ def run_stages(run: Run) -> RunResult:
     torch.set_num_threads(run.recipe.threads)
     seeds = run.recipe.seeds
     run.progress.say(f"run {run.id}: {run.snapshot.meta['num_rows']:,} rows of {run.snapshot.id}")
+    if run.recipe.student.start_from:  # a resumed run may train nothing, and must know the transform all the same
+        start_weights(run, "student", run.recipe.student.start_from)
     taught, versions = taught_versions(run)
     for name in run.recipe.baselines:
         run.stage(f"baseline-{name}", lambda name=name: _baseline(run, name))  # type: ignore[misc]
