@@ -5,7 +5,7 @@ export OMP_WAIT_POLICY := passive
 
 EVIDENCE ?= biased census negative-transfer amortisation ads citeulike
 
-.PHONY: setup demo test lint bench evidence clean $(EVIDENCE:%=evidence-%)
+.PHONY: setup demo test lint bench evidence clean evidence-data $(EVIDENCE:%=evidence-%)
 
 setup:
 	@$(PYTHON) deploy/setup/install.py
@@ -28,7 +28,10 @@ bench: setup
 evidence: $(EVIDENCE:%=evidence-%)
 	@$(BIN)/python tests/evidence/readme.py
 
-evidence-%: setup
+evidence-data: setup
+	@for name in complete-journey census-income synthetic-clicks; do $(BIN)/recstill data fetch $$name >/dev/null || exit 1; done
+
+$(EVIDENCE:%=evidence-%): evidence-%: evidence-data
 	@OMP_NUM_THREADS=1 $(BIN)/recstill sweep tests/evidence/$*.yaml --out evidence
 
 clean:
