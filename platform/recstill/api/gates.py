@@ -11,14 +11,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What a gate sees: metrics by name (`purchase.auc`), bundle size, and the incumbent's metrics if there is one."""
+    """What a gate sees: metrics by name (`purchase.auc`), the one that decides (higher is better), the bundle's size, and the
+    metrics of the version that it would replace, if there is one."""
 
     name: str
     version: int
     metrics: Mapping[str, float]
     size_bytes: int
     teacher_size_bytes: int | None
-    primary_label: str
+    primary_metric: str
     calibrated_labels: tuple[str, ...]
     incumbent: Mapping[str, float] | None = None
 

@@ -113,16 +113,20 @@ def evaluate_predictions(
     predictions: Mapping[str, Floats],
     groups: NDArray[np.int64],
 ) -> dict[str, float]:
-    """Return all metrics by `label.metric`. For counts and numbers AUC ranks rows above zero, errors are in label units."""
+    """Return all metrics by `label.metric`, over the rows whose label is known (not NaN).
+
+    For counts and numbers AUC ranks rows above zero, errors are in label units.
+    """
     found: dict[str, float] = {}
     for label in labels:
         if label.name not in predictions:
             continue
-        y, p = truth[label.name], predictions[label.name]
+        known = ~np.isnan(truth[label.name])
+        y, p = truth[label.name][known], predictions[label.name][known]
         if label.kind == "multiclass":
             found[f"{label.name}.accuracy"] = float(np.mean(p.argmax(1) == y))
             continue
-        values = {"auc": auc(y, p), "gauc": group_auc(y, p, groups), "ndcg@10": ndcg(y, p, groups)}
+        values = {"auc": auc(y, p), "gauc": group_auc(y, p, groups[known]), "ndcg@10": ndcg(y, p, groups[known])}
         values |= {"calibration": calibration(y, p), "ece": expected_calibration_error(y, p)}
         if label.kind == "binary":
             values |= {"logloss": log_loss(y, p), "ne": normalised_entropy(y, p)}

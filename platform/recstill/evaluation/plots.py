@@ -7,6 +7,7 @@ import io
 import matplotlib as mpl
 
 mpl.use("svg")
+mpl.rcParams["svg.fonttype"] = "none"  # text stays text: smaller pages, and readers can search them
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt

@@ -45,12 +45,16 @@ class LoadedPlugin:
     def digest(self) -> str:
         """The sha256 over the Python and YAML files of the plugin's package."""
         origin = Path(getattr(self.module, "__file__", "") or "")
-        files = sorted(origin.parent.rglob("*")) if origin.name == "__init__.py" else [origin]
-        digest = hashlib.sha256()
-        for path in files:
-            if path.is_file() and path.suffix in {".py", ".yaml", ".yml", ".json"}:
-                digest.update(path.name.encode() + b"\0" + path.read_bytes())
-        return digest.hexdigest()
+        return digest_of(origin.parent if origin.name == "__init__.py" else origin)
+
+
+def digest_of(code: Path) -> str:
+    """Return the sha256 over the Python, YAML and JSON files of a package's folder, or of one module."""
+    digest = hashlib.sha256()
+    for path in sorted(code.rglob("*")) if code.is_dir() else [code]:
+        if path.is_file() and path.suffix in {".py", ".yaml", ".yml", ".json"}:
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

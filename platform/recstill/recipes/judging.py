@@ -48,7 +48,9 @@ class RowJudge:
     def validate(self, model: nn.Module) -> float:
         primary, valid = self.rows.task.primary, self.rows.tensors(self.role, "valid")
         truth = valid.labels[primary.name].numpy()
-        predicted = predictions_of(primary, predict(model, valid, bf16=self.bf16)[primary.name].numpy())
+        known = ~np.isnan(truth)
+        predicted = predictions_of(primary, predict(model, valid, bf16=self.bf16)[primary.name].numpy())[known]
+        truth = truth[known]
         if primary.kind in ("binary", "count"):
             return auc(truth, predicted)
         hit = predicted.argmax(1) == truth if primary.kind == "multiclass" else -((predicted - truth) ** 2)

@@ -64,17 +64,18 @@ def _override(data: dict[str, Any], text: str) -> str | None:
     return None
 
 
-def _explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
+def _explain(error: ValidationError, model: type[BaseModel], root: str = "") -> list[str]:
     problems = []
     for detail in error.errors():
-        place = ".".join(str(part) for part in detail["loc"])
+        place = ".".join(str(part) for part in (root, *detail["loc"]) if part != "")
         if detail["type"] == "extra_forbidden":
             close = difflib.get_close_matches(str(detail["loc"][-1]), _keys_at(model, detail["loc"][:-1]), n=1)
             problems.append(f"{place}: unknown key" + (f"; did you mean {close[0]!r}?" if close else ""))
         elif detail["type"] == "missing":
             problems.append(f"{place}: this key is needed")
         else:
-            problems.append(f"{place}: {detail['msg'].lower()}, not {detail['input']!r}")
+            said = detail["msg"].removeprefix("Value error, ")
+            problems.append(f"{place}: {said[:1].lower()}{said[1:]}, not {detail['input']!r}" if place else said)
     return problems
 
 
@@ -94,7 +95,7 @@ def _check_names(platform: Platform, data: Mapping[str, Any]) -> list[str]:
         try:
             task.options.model_validate(data.get("data") or {})
         except ValidationError as error:
-            problems += [f"data.{text}" for text in _explain(error, task.options)]
+            problems += _explain(error, task.options, "data")
     parts = {"teacher": data.get("teacher"), "student": data.get("student")}
     parts |= {f"teachers.{n}": part for n, part in enumerate(data.get("teachers") or [])}
     for place, part in parts.items():

@@ -25,7 +25,7 @@ def prune(run: Run, seed: int, source: SignalSource) -> dict[str, Any]:
     model = build_model(run, "student", seed, config.recovery, options)
     load_portable_state(model, portable_state(cut))
     before = keep(run, name, "student", model)["metrics"]
-    objective = make_objective(run, model, "student", source)
     rows = training_rows(run, "student", source)
+    objective = make_objective(run, model, rows, source)
     history = run_fit(run, name, "student", model, rows, config.recovery, seed, objective)
     return {"history": history, **keep(run, name, "student", model), "options": options, "before_recovery": before}

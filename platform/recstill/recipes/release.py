@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from recstill.api.errors import GateError, RecstillError, RegistryError
 from recstill.api.gates import Candidate, GateResult
 from recstill.data.bundle import open_bundle
+from recstill.recipes.judging import primary_metric
 from recstill.registry.versions import (
     aliases_of,
     find_version,
@@ -40,7 +41,7 @@ def judge(platform: Platform, reference: str) -> tuple[VersionRow, dict[str, Gat
         metrics=version.metrics,
         size_bytes=version.size_bytes,
         teacher_size_bytes=int(teacher.details["bytes"]) if teacher else None,
-        primary_label=manifest.task.primary.name,
+        primary_metric=primary_metric(manifest.task),
         calibrated_labels=tuple(label.name for label in manifest.task.labels if label.kind == "binary"),
         incumbent=incumbent,
     )

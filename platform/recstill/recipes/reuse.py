@@ -6,9 +6,12 @@ import hashlib
 import json
 import shutil
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import recstill
 from recstill.data.files import check_sha256, new_folder, read_json, sha256_of, write_json
+from recstill.plugins.manager import digest_of
 from recstill.recipes.training import train
 
 if TYPE_CHECKING:
@@ -56,6 +59,7 @@ def _key(run: Run, seed: int, teachers: Sequence[str]) -> str:
         "fine_tune": fine_tune.model_dump(mode="json") if fine_tune else None,
         "rules": recipe.model_dump(mode="json")["rules"],
         "seed": seed,
+        "core": digest_of(Path(recstill.__file__).parent),
         "threads": recipe.threads,
         "plugins": [platform.plugin_of("students", recipe.student.name)],
     }

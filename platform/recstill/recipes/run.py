@@ -89,10 +89,7 @@ class Run:
 
     def factory(self, role: str) -> Any:
         """The class of a role's model. Any student may teach: an assistant, an earlier version, a student its own size."""
-        name = self.recipe.part(role).name
-        if role != "student" and name in self.platform.catalog("teachers"):
-            return self.platform.catalog("teachers")[name]
-        return self.platform.catalog("students")[name]
+        return self.platform.catalog(self.kind(role))[self.recipe.part(role).name]
 
     def kind(self, role: str) -> str:
         """The catalog that a role's model comes from."""

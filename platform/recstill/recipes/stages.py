@@ -79,7 +79,8 @@ def taught_versions(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, tupl
         suffix = role.removeprefix("teacher")
         if part.version:
             taught[role] = run.stage(role, lambda role=role: _registered_teacher(run, role))  # type: ignore[misc]
-            fetch_teacher(run, role)  # a resumed run adopts the transform again
+            if role not in run.rows.adopted:  # a resumed run skips the stage, and must know the transform all the same
+                fetch_teacher(run, role)
         else:
             name = f"pretrain{suffix}"
             run.stage(name, lambda role=role: train(run, role, role, run.recipe.seeds[0]))  # type: ignore[misc]
@@ -97,12 +98,13 @@ def taught_versions(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, tupl
 
 def _score(run: Run, role: str, weights: str, version: str) -> None:
     stage, store = "score" + weights.removeprefix("teacher"), store_of(run, version)
+    hidden = hidden_asked(run) if role == "teacher" else ()  # strategies read the first teacher's vectors only
     locks = run.platform.settings.folder("signals", ".locks")
     # Two runs that need the same signals: one scores, the other finds them.
     with FileLock(locks / f"{store.key.task}-{store.key.teacher}-{store.key.snapshot}.lock"):
         if not store.is_complete:
             (run.folder / "state" / f"{stage}.json").unlink(missing_ok=True)
-        run.stage(stage, lambda: score_teacher(run, role, weights, version, hidden_asked(run)))
+        run.stage(stage, lambda: score_teacher(run, role, weights, version, hidden))
 
 
 def _export_teacher(run: Run, role: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from recstill.recipes.config import Recipe
 from recstill.recipes.data import is_current
 from recstill.recipes.loading import load_recipe
 from recstill.recipes.run import resume_run, run_recipe
-from recstill.registry.runs import list_runs, metrics_of
+from recstill.registry.runs import get_run, list_runs, metrics_of
 from recstill.registry.versions import find_version, lineage_of, version_of_run
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def _is_recipe(config: dict[str, Any], recipe: Recipe) -> bool:
 
 def _row(platform: Platform, name: str, run_id: str) -> dict[str, Any]:
     with platform.registry.transaction() as session:
-        run = next(run for run in list_runs(session) if run.id == run_id)
+        run = get_run(session, run_id)
         version = version_of_run(session, run_id, run.config["student"]["register_as"])
         lineage = [(row.relation, row.value) for row in lineage_of(session, find_version(session, version))]
         metrics = metrics_of(session, run_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,7 +77,7 @@ def train(run: Run, name: str, role: Role, seed: int, source: SignalSource | Non
     model = build_model(run, role, seed, config)
     begin_from(run, role, model)
     rows = training_rows(run, role, source)
-    objective = make_objective(run, model, role, source) if source is not None else None
+    objective = make_objective(run, model, rows, source) if source is not None else None
     history = run_fit(run, name, role, model, rows, config, seed, objective)
     fine_tune = run.recipe.distil.fine_tune
     if role == "student" and fine_tune is not None and fine_tune.epochs:
@@ -129,19 +130,18 @@ def training_rows(run: Run, role: Role, source: SignalSource | None) -> Training
     if part.keep_negatives < 1:
         kept &= (rows.labels[run.task.spec.primary.name].numpy() != 0) | (random.random(len(rows)) < part.keep_negatives)
     labelled = random.random(len(rows)) < part.label_share
-    if source is None or part.label_share == 1:
-        rows = rows.take(torch.from_numpy(np.flatnonzero(kept & labelled))) if not (kept & labelled).all() else rows
-    else:
+    if source is None:
+        kept &= labelled
+    elif not labelled.all():
         blank = torch.from_numpy(~labelled)
-        labels = {name: torch.where(blank, torch.nan, values) for name, values in rows.labels.items()}
-        rows = TensorRows(rows.dense, rows.ids, labels, rows.row_ids, rows.slots, rows.groups, rows.attributes)
-    if source is not None:
-        if distil.unlabelled:
-            rows = rows.joined(run.rows.tensors(role, "unlabelled"))
-        rows = TensorRows(
-            rows.dense, rows.ids, rows.labels, rows.row_ids, rows.slots, rows.groups, rows.attributes, run.needs_lists
-        )
-    return rows
+        rows = replace(rows, labels={name: torch.where(blank, torch.nan, values) for name, values in rows.labels.items()})
+    if not kept.all():
+        rows = rows.take(torch.from_numpy(np.flatnonzero(kept)))
+    if source is None:
+        return rows
+    if distil.unlabelled:
+        rows = rows.joined(run.rows.tensors(role, "unlabelled"))
+    return replace(rows, by_group=run.needs_lists)
 
 
 def run_fit(
@@ -198,9 +198,8 @@ def run_fit(
     return history.epochs
 
 
-def make_objective(run: Run, model: nn.Module, role: Role, source: SignalSource) -> Objective:
-    """Attach the recipe's strategies to a student."""
-    rows = training_rows(run, role, source)
+def make_objective(run: Run, model: nn.Module, rows: TrainingRows, source: SignalSource) -> Objective:
+    """Attach the recipe's strategies to a student that trains on these rows."""
     probe = rows.batch(torch.arange(min(4, len(rows))))
     generator = torch.get_rng_state()  # drawing the probe's negatives must not change what training draws
     with torch.no_grad():

@@ -54,7 +54,7 @@ def default_space(platform: Platform, recipe: Recipe) -> Space:
         space[f"{place}.weight"] = (weight / _WEIGHT_FACTOR, weight * _WEIGHT_FACTOR)
         strategy = platform.catalog("strategies")[part.name]
         names = {field.name for field in fields(strategy)}
-        if "temperature" in names and recipe.student.name:
+        if "temperature" in names:
             space[f"{place}.temperature"] = _TEMPERATURES
     return space
 

@@ -13,7 +13,7 @@ GOOD = Candidate(
     {"buy.auc": 0.7, "buy.calibration": 1.0, "parity.max_difference": 1e-7},
     1_000_000,
     20_000_000,
-    "buy",
+    "buy.auc",
     ("buy",),
     {"buy.auc": 0.7},
 )
@@ -28,6 +28,13 @@ def test_quality_compares_with_the_incumbent_within_the_tolerance() -> None:
     assert quality(with_metrics(buy_auc=0.6995)).passed
     assert not quality(with_metrics(buy_auc=0.698)).passed
     assert not quality(replace(with_metrics(buy_auc=0.5), incumbent=None)).passed
+
+
+def test_a_retrieval_model_is_judged_by_its_own_metric() -> None:
+    first = replace(GOOD, metrics={"cited.recall@50": 0.24}, primary_metric="cited.recall@50", incumbent=None)
+    assert quality(first).passed
+    assert not quality(replace(first, metrics={"cited.recall@50": 0.0})).passed
+    assert not quality(replace(first, incumbent={"cited.recall@50": 0.3})).passed
 
 
 def test_calibration_must_be_between_0_9_and_1_1_for_every_label() -> None:

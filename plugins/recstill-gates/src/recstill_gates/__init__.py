@@ -9,8 +9,8 @@ from recstill.api import Candidate, Gate, GateResult, hookimpl
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# A later version may be this much worse in AUC: less than the spread between seeds of one recipe.
-AUC_TOLERANCE = 0.001
+# A later version may be this much worse in its primary metric: less than the spread between seeds of one recipe.
+TOLERANCE = 0.001
 CALIBRATION_RANGE = (0.9, 1.1)
 PARITY_LIMIT = 1e-5
 SIZE_RATIO = 10
@@ -22,12 +22,13 @@ def register_gates() -> Mapping[str, Gate]:
 
 
 def quality(candidate: Candidate) -> GateResult:
-    """AUC of the primary label not below the incumbent's."""
-    name = f"{candidate.primary_label}.auc"
+    """The primary metric (AUC, or recall of a retrieval task) not below the incumbent's."""
+    name = candidate.primary_metric
     value = candidate.metrics.get(name, float("nan"))
     if candidate.incumbent is None:
-        return GateResult(value > 0.5, f"{name} {value:.4f}, no incumbent (must beat 0.5)")
-    floor = candidate.incumbent[name] - AUC_TOLERANCE
+        chance = 0.5 if name.endswith(".auc") else 0.0
+        return GateResult(value > chance, f"{name} {value:.4f}, no incumbent (must beat {chance:g})")
+    floor = candidate.incumbent[name] - TOLERANCE
     return GateResult(value >= floor, f"{name} {value:.4f}, incumbent {candidate.incumbent[name]:.4f}")
 
 

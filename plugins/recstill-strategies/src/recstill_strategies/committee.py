@@ -11,6 +11,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from recstill_strategies.checks import above_zero, known_width, not_below
 from recstill_strategies.grouping import nothing
+from recstill_strategies.logit import SoftTarget
 from recstill_strategies.losses import masked_mean, soft_divergence
 
 if TYPE_CHECKING:
@@ -167,12 +168,12 @@ class Continual:
         not_below(0, previous=self.previous)
 
     def attach(self, context: StrategyContext) -> Callable[[Output, Signals, Batch], Tensor]:
+        follow = SoftTarget(self.temperature).attach(context)
+
         def loss(student: Output, teacher: Signals, batch: Batch) -> Tensor:
-            total = nothing(student)
-            for weight, one in ((1.0, teacher), *((self.previous, other) for other in teacher.others)):
-                for label in context.labels:
-                    rows = soft_divergence(label, student.logits[label.name], one.logits[label.name], self.temperature)
-                    total = total + weight * label.weight * masked_mean(rows, one.mask)
+            total = follow(student, teacher, batch)
+            for other in teacher.others:
+                total = total + self.previous * follow(student, other, batch)
             return total
 
         return loss

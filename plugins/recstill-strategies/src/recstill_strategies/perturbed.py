@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recstill_strategies.checks import above_zero, not_below, within
 from recstill_strategies.grouping import nothing
+from recstill_strategies.logit import SoftTarget
 from recstill_strategies.losses import masked_mean, soft_divergence
 
 if TYPE_CHECKING:
@@ -23,14 +24,6 @@ def _runner(context: StrategyContext, name: str) -> StudentForward:
     if context.student is None:
         raise ValueError(f"{name} runs the student again, and here there is none to run")
     return context.student
-
-
-def _follow(labels: tuple[LabelSpec, ...], changed: Output, teacher: Signals, temperature: float) -> Tensor:
-    total = nothing(changed)
-    for label in labels:
-        rows = soft_divergence(label, changed.logits[label.name], teacher.logits[label.name], temperature)
-        total = total + label.weight * masked_mean(rows, teacher.mask)
-    return total
 
 
 @dataclass(frozen=True)
@@ -97,14 +90,14 @@ class FeatureDropout:
         within(0, 1, share=self.share)
 
     def attach(self, context: StrategyContext) -> Loss:
-        run = _runner(context, "feature-dropout")
+        run, follow = _runner(context, "feature-dropout"), SoftTarget(self.temperature).attach(context)
 
         def loss(student: Output, teacher: Signals, batch: Batch) -> Tensor:
             def drop(vectors: Tensor) -> Tensor:
                 kept = (torch.rand(vectors.shape[:2]) >= self.share).float().unsqueeze(2)
                 return vectors * kept
 
-            return _follow(context.labels, run(batch, drop), teacher, self.temperature)
+            return follow(run(batch, drop), teacher, batch)
 
         return loss
 
@@ -168,7 +161,7 @@ class Adversarial:
         above_zero(epsilon=self.epsilon, temperature=self.temperature)
 
     def attach(self, context: StrategyContext) -> Loss:
-        run = _runner(context, "adversarial")
+        run, follow = _runner(context, "adversarial"), SoftTarget(self.temperature).attach(context)
 
         def loss(student: Output, teacher: Signals, batch: Batch) -> Tensor:
             moves: list[Tensor] = []
@@ -179,7 +172,7 @@ class Adversarial:
                 lengths.append(vectors.detach().norm(dim=2, keepdim=True))
                 return vectors.detach() + moves[-1]
 
-            probed = _follow(context.labels, run(batch, watch), teacher, self.temperature)
+            probed = follow(run(batch, watch), teacher, batch)
             if not moves or not probed.requires_grad:
                 return nothing(student)
             gradients = torch.autograd.grad(probed, moves)
@@ -188,6 +181,6 @@ class Adversarial:
                 for gradient, length in zip(gradients, lengths, strict=True)
             ]
             steps = iter(worst)
-            return _follow(context.labels, run(batch, lambda vectors: vectors + next(steps)), teacher, self.temperature)
+            return follow(run(batch, lambda vectors: vectors + next(steps)), teacher, batch)
 
         return loss
