@@ -210,6 +210,27 @@ def test_pruning_makes_the_student_smaller_and_recovers(clicks: Platform) -> Non
     assert words in problems(clicks, *overrides[1:], "student.name=mmoe", "student.options={}").replace("mmoe", "two-tower")
 
 
+def test_a_quantised_student_keeps_int8_tables_and_answers_as_it_did(clicks: Platform) -> None:
+    from recstill.data.bundle import open_bundle
+    from recstill.export.graph import load_weights
+
+    overrides = ["student.options.hidden=[16, 8]", "quantise={recovery: {epochs: 1, batch_size: 512, bf16: false}}"]
+    plain = run_recipe(clicks, "biased", [*QUICK, overrides[0]])
+    result = run_recipe(clicks, "biased", [*QUICK, *overrides])
+    state = json.loads((clicks.settings.folder("runs", result.run_id, "state") / "quantised-0.json").read_text())
+    assert state["rounded_only"] != state["metrics"]
+    assert abs(state["metrics"]["click.auc"] - result.metrics["student distilled"]["click.auc"][0]) < 0.02
+    with clicks.registry.transaction() as session:
+        version, before = (find_version(session, found.student) for found in (result, plain))
+        assert ("quantise", "8 bits") in {(row.relation, row.value) for row in lineage_of(session, version)}
+    folder = clicks.artifacts.get(version.artifact)
+    open_bundle(folder)
+    stored = load_weights(folder)["tables.embedding.weight"]
+    assert str(stored.dtype) == "torch.int8"
+    assert version.metrics["parity.max_difference"] < 1e-5
+    assert version.size_bytes < before.size_bytes
+
+
 def test_adapters_train_beside_a_frozen_student_that_they_start_from(clicks: Platform) -> None:
     from safetensors.torch import load_file
 

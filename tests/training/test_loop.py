@@ -98,11 +98,11 @@ def test_l2_shrinks_the_rows_seen_and_only_those() -> None:
         torch.manual_seed(0)
         model = SmallDCN(training_inputs(NUM_DENSE, SLOTS, LABELS, TableOptimizer(0.05, l2=l2)))
         weight = next(m for m in model.modules() if isinstance(m, FusedTables)).collection.state_dict()[
-            "embedding_bags.item.weight"
+            "embedding_bags.user.weight"
         ]
         before, rows = weight.clone(), sample_rows(20)
         fit(model, rows, lambda o, b: supervised_loss(LABELS, o, b), CONFIG, seed=0, evaluate=lambda _: {"score": 0.0})
-        seen = rows.ids[:, [slot.name for slot in SLOTS].index("item")].unique().long()
+        seen = rows.ids[:, 0].unique().long()
         unseen = torch.ones(len(weight), dtype=torch.bool)
         unseen[seen] = False
         assert torch.equal(weight[unseen], before[unseen])

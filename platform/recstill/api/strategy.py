@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Calibration = Literal["safe", "as-teacher", "unsafe"]
 Reduction = Literal["rows", "lists", "pairs"]
 OnEmbeddings = Callable[["Tensor"], "Tensor"]
+OnSequence = Callable[["Tensor"], "Tensor"]
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,14 @@ def value_at(value: float | Schedule, progress: float) -> float:
 class StudentForward(Protocol):
     """Runs the student once more, on a changed batch or with changed embeddings."""
 
-    def __call__(self, batch: Batch, on_embeddings: OnEmbeddings | None = None) -> Output:
-        """Return the output for a batch; `on_embeddings` maps the looked-up vectors (B, slots, dim) to what the model sees."""
+    def __call__(
+        self, batch: Batch, on_embeddings: OnEmbeddings | None = None, on_sequence: OnSequence | None = None
+    ) -> Output:
+        """Return the output for a batch.
+
+        `on_embeddings` maps the looked-up vectors (B, slots, dim) to what the model sees; `on_sequence` maps the positions that
+        a sequence has, (B, width) bool, to those that it keeps.
+        """
 
 
 @dataclass(frozen=True)

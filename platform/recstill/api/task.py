@@ -42,16 +42,34 @@ class FeatureSpec(Spec):
     request, `row` for a field that each item of the request brings. `numeric` columns become dense inputs (standardised log,
     quantile rank, a flag where training had gaps), and with `buckets` also an id; `categorical` ones an id in `table`
     (their own unless shared). A value seen fewer than `min_count` times in training, or never, falls into one of
-    `oov_buckets` hashed rows, which rare values train.
+    `oov_buckets` hashed rows, which rare values train. `sequence` columns hold lists of such values, of which the last
+    `length` count, in order. `text` columns become a bag of at most `length` ids, their `ngrams` hashed into `buckets` rows.
+    `match` (view `match`) compares two text features `of` = (short, long), such as a query and a title: dense columns that
+    say how well they match, and a bag of at most `length` pairs of their words hashed into `buckets` rows.
     """
 
     name: str
     view: str
-    kind: Literal["numeric", "categorical"] = "numeric"
+    kind: Literal["numeric", "categorical", "sequence", "text", "match"] = "numeric"
     table: str = ""
     min_count: int = 2
     oov_buckets: int = 16
-    buckets: int = Field(0, description="numeric only: also an id of this many quantile buckets")
+    buckets: int = Field(0, ge=0, description="numeric: also an id of this many quantile buckets; text and match: hashed rows")
+    length: int = Field(0, ge=0, description="sequence, text and match: how many ids at most")
+    ngrams: tuple[Literal["word", "word2", "char3", "char4", "char5"], ...] = ("word", "word2", "char3")
+    of: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> FeatureSpec:
+        if self.kind in ("sequence", "text", "match") and self.length < 2:
+            raise ValueError(f"feature {self.name!r}: a {self.kind} needs `length`, 2 or more")
+        if self.kind in ("text", "match") and not self.buckets:
+            raise ValueError(f"feature {self.name!r}: a {self.kind} needs `buckets`, the rows that its ids are hashed into")
+        if (self.kind == "match") != (len(self.of) == 2) or (self.kind == "match") != (self.view == "match"):
+            raise ValueError(
+                f"feature {self.name!r}: a match, and only a match, is of view `match` and names two features `of`"
+            )
+        return self
 
     @property
     def table_name(self) -> str:
@@ -63,7 +81,7 @@ class ContextSpec(Spec):
     """A field of the request that describes the moment, not the entity."""
 
     name: str
-    dtype: Literal["int", "float", "str"] = "int"
+    dtype: Literal["int", "float", "str", "ints", "strs"] = "int"
     description: str = ""
 
 
@@ -118,6 +136,10 @@ class TaskSpec(Spec):
         names = [feature.name for feature in self.features]
         if repeated := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"task {self.name!r} names features twice: {sorted(repeated)}")
+        texts = {feature.name for feature in self.features if feature.kind == "text"}
+        for feature in self.features:
+            if beyond := set(feature.of) - texts:
+                raise ValueError(f"feature {feature.name!r} matches {sorted(beyond)}, which are no text features of the task")
         return self
 
     @property

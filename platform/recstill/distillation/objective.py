@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from recstill.api.batch import Batch, Output, Signals
 from recstill.api.strategy import Schedule, value_at
+from recstill.embeddings.batches import thinned
 
 if TYPE_CHECKING:
-    from recstill.api.strategy import DistillationLoss, OnEmbeddings, Strategy, StrategyContext
+    from recstill.api.models import Slot
+    from recstill.api.strategy import DistillationLoss, OnEmbeddings, OnSequence, Strategy, StrategyContext
 
 SupervisedLoss = Callable[[Output, Batch], Tensor]
 SignalsOf = Callable[[Batch], Signals]
@@ -74,13 +76,17 @@ class Objective:
 
 
 class StudentRunner:
-    """Runs a student again for a strategy, with its looked-up vectors changed on the way."""
+    """Runs a student again for a strategy, with its looked-up vectors or its sequences changed on the way."""
 
-    def __init__(self, forward: Callable[[Batch], Output], tables: Sequence[nn.Module]) -> None:
-        self.forward, self.tables = forward, tables
+    def __init__(self, forward: Callable[[Batch], Output], tables: Sequence[nn.Module], slots: tuple[Slot, ...] = ()) -> None:
+        self.forward, self.tables, self.slots = forward, tables, slots
 
-    def __call__(self, batch: Batch, on_embeddings: OnEmbeddings | None = None) -> Output:
+    def __call__(
+        self, batch: Batch, on_embeddings: OnEmbeddings | None = None, on_sequence: OnSequence | None = None
+    ) -> Output:
         handles = []
+        if on_sequence is not None:
+            batch = replace(batch, sparse=thinned(batch.sparse, self.slots, on_sequence))
         if on_embeddings is not None:
             handles = [table.register_forward_hook(lambda _module, _args, out: on_embeddings(out)) for table in self.tables]
         try:

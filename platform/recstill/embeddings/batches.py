@@ -13,7 +13,7 @@ from torchrec import KeyedJaggedTensor
 from recstill.api.batch import Batch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TensorRows:
-    """Rows ready to train on: dense (N, D), ids (N, S), labels {label: (N,)}, row_ids (N,).
+    """Rows ready to train on: dense (N, D), ids (N, sum of slot widths), labels {label: (N,)}, row_ids (N,).
 
     groups (N,) are the lists that rows belong to; with `by_group` an epoch shuffles lists instead of rows, so that a batch
     holds whole ones (but for the two that its ends cut).
@@ -121,7 +121,12 @@ class TensorRows:
 
 
 def jagged(ids: Tensor, slots: tuple[Slot, ...]) -> KeyedJaggedTensor:
-    """Return ids (B, S) as the KeyedJaggedTensor that TorchRec tables read: one id per row and slot."""
+    """Return ids (B, sum of widths) as the KeyedJaggedTensor that TorchRec tables read.
+
+    A key per slot, and per position of a sequence; the padding of bags and sequences is left out.
+    """
+    if any(slot.width > 1 for slot in slots):
+        return _ragged(ids, slots)
     num_rows, num_slots = ids.shape
     return KeyedJaggedTensor(
         keys=[slot.name for slot in slots],
@@ -129,3 +134,41 @@ def jagged(ids: Tensor, slots: tuple[Slot, ...]) -> KeyedJaggedTensor:
         lengths=torch.ones(num_rows * num_slots, dtype=torch.long),
         offsets=torch.arange(num_rows * num_slots + 1),
     )
+
+
+def _ragged(ids: Tensor, slots: tuple[Slot, ...]) -> KeyedJaggedTensor:
+    keys, values, lengths, start = [], [], [], 0
+    for slot in slots:
+        own = ids[:, start : start + slot.width].long()
+        start += slot.width
+        present = torch.ones_like(own, dtype=torch.bool) if slot.kind == "id" else own != 0
+        if slot.kind == "sequence":
+            keys += position_keys(slot)
+            values.append(own.t()[present.t()])
+            lengths.append(present.t().reshape(-1).long())
+        else:
+            keys.append(slot.name)
+            values.append(own[present])
+            lengths.append(present.sum(1))
+    return KeyedJaggedTensor(keys=keys, values=torch.cat(values), lengths=torch.cat(lengths))
+
+
+def position_keys(slot: Slot) -> list[str]:
+    """Return the keys of a slot: its name, or a name for each position of a sequence."""
+    return [f"{slot.name}[{place}]" for place in range(slot.width)] if slot.kind == "sequence" else [slot.name]
+
+
+def thinned(sparse: KeyedJaggedTensor, slots: tuple[Slot, ...], keep: Callable[[Tensor], Tensor]) -> KeyedJaggedTensor:
+    """Return a batch whose sequences lost positions: `keep` maps what is present (B, width) to what stays."""
+    num_rows, num_keys = sparse.stride(), len(sparse.keys())
+    lengths = sparse.lengths().view(num_keys, num_rows)
+    kept, start = [], 0
+    for slot in slots:
+        width = len(position_keys(slot))
+        own = lengths[start : start + width]
+        kept.append(own * keep(own.t() > 0).t() if slot.kind == "sequence" else own)
+        start += width
+    left = torch.cat(kept)
+    # Only keys of sequences, with one id at most per row, change: their whole values go.
+    stays = torch.repeat_interleave((left > 0).reshape(-1), lengths.reshape(-1))
+    return KeyedJaggedTensor(keys=sparse.keys(), values=sparse.values()[stays], lengths=left.reshape(-1))

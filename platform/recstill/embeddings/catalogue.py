@@ -45,7 +45,8 @@ class Catalogue:
     def pairs(self, query: Tensor, item: Tensor, labels: Mapping[str, Tensor], groups: Tensor | None) -> Batch:
         """Put queries (B,) and items (B,) together as rows."""
         num_dense = len(self.queries.dense_places) + len(self.items.dense_places)
-        dense, ids = torch.empty(len(query), num_dense), torch.empty(len(query), len(self.slots), dtype=self.queries.ids.dtype)
+        num_ids = len(self.queries.slot_places) + len(self.items.slot_places)
+        dense, ids = torch.empty(len(query), num_dense), torch.empty(len(query), num_ids, dtype=self.queries.ids.dtype)
         for side, rows in ((self.queries, query), (self.items, item)):
             dense[:, side.dense_places] = side.dense[rows]
             ids[:, side.slot_places] = side.ids[rows]

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
 from torchrec import EmbeddingBagConfig, KeyedJaggedTensor, PoolingType
 from torchrec.modules.fused_embedding_modules import FusedEmbeddingBagCollection
 from torchrec.optim import RowWiseAdagrad
 
 from recstill.api.models import ModelInputs, Slot
+from recstill.embeddings.batches import position_keys
+from recstill.embeddings.pooling import pool, present_by_position
+from recstill.embeddings.rounding import Int8Embedding, rounded, to_int8
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,11 +50,13 @@ class TrainingTables(nn.Module):
     on the rows seen only; fbgemm's own weight decay does nothing on CPUs.
     """
 
-    def __init__(self, optimizer: TableOptimizer) -> None:
+    def __init__(self, slots: Sequence[Slot], dim: int, optimizer: TableOptimizer, expand: bool) -> None:
         super().__init__()
+        self.slots, self.dim, self.expand = tuple(slots), dim, expand
+        self.widths = [len(position_keys(slot)) for slot in slots]
         self.l2 = optimizer.l2
         self.penalty: Tensor | None = None
-        self.frozen = False
+        self.frozen = self.rounds = False
 
     def remember(self, vectors: Tensor) -> Tensor:
         """Note the penalty of the vectors (B, F, dim) of a batch and return them, cut off from frozen tables."""
@@ -60,21 +66,39 @@ class TrainingTables(nn.Module):
             self.penalty = 0.5 * self.l2 * vectors.square().sum((1, 2)).mean()
         return vectors
 
+    def pool(self, summed: Tensor, sparse: KeyedJaggedTensor) -> Tensor:
+        """Return what models see of sums by key (B, keys, dim); with `rounds`, of vectors as eight bits hold them."""
+        if self.rounds:  # a bag's sum is not a row: bags see their rounding only when it is done
+            keys = [slot.kind == "bag" for slot, width in zip(self.slots, self.widths, strict=True) for _ in range(width)]
+            summed = torch.where(torch.tensor(keys)[None, :, None], summed, rounded(summed))
+        if any(slot.width > 1 for slot in self.slots):
+            counts = self._counts(sparse)
+            summed = pool(summed / counts.clamp(min=1).unsqueeze(2), counts, self.slots, self.widths, self.expand)
+        return self.remember(summed)
+
+    def present(self, sparse: KeyedJaggedTensor) -> Tensor:
+        """Return (B, P), 1 where there is an id."""
+        return present_by_position(self._counts(sparse), self.slots, self.widths)
+
+    def _counts(self, sparse: KeyedJaggedTensor) -> Tensor:
+        return sparse.lengths().view(sum(self.widths), -1).t()
+
 
 class FusedTables(TrainingTables):
     """TorchRec tables whose optimizer runs inside the backward pass. forward: KeyedJaggedTensor -> (B, F, dim)."""
 
-    def __init__(self, slots: Sequence[Slot], dim: int, optimizer: TableOptimizer, device: torch.device) -> None:
-        super().__init__(optimizer)
+    def __init__(
+        self, slots: Sequence[Slot], dim: int, optimizer: TableOptimizer, device: torch.device, expand: bool = False
+    ) -> None:
+        super().__init__(slots, dim, optimizer, expand)
         if dim < 4 or dim % 4:
             raise ValueError(f"dim must be a multiple of 4 (fused tables read 16 bytes at a time), not {dim}")
-        self.num_slots, self.dim = len(slots), dim
         configs = [
             EmbeddingBagConfig(
                 name=table,
                 num_embeddings=next(slot.num_rows for slot in slots if slot.table == table),
                 embedding_dim=dim,
-                feature_names=[slot.name for slot in slots if slot.table == table],
+                feature_names=[key for slot in slots if slot.table == table for key in position_keys(slot)],
                 pooling=PoolingType.SUM,
             )
             for table in dict.fromkeys(slot.table for slot in slots)
@@ -86,28 +110,35 @@ class FusedTables(TrainingTables):
                 table.normal_(0.0, optimizer.init_std)
 
     def forward(self, sparse: KeyedJaggedTensor) -> Tensor:
-        pooled: Tensor = self.collection(sparse).values()
-        return self.remember(pooled.view(-1, self.num_slots, self.dim))
+        return self.pool(self.collection(sparse).values().view(-1, sum(self.widths), self.dim), sparse)
 
 
 class AdamTables(TrainingTables):
     """One embedding with dense gradients, for the dense optimizer. forward: KeyedJaggedTensor -> (B, F, dim)."""
 
-    def __init__(self, slots: Sequence[Slot], dim: int, optimizer: TableOptimizer, device: torch.device) -> None:
-        super().__init__(optimizer)
+    def __init__(
+        self, slots: Sequence[Slot], dim: int, optimizer: TableOptimizer, device: torch.device, expand: bool = False
+    ) -> None:
+        super().__init__(slots, dim, optimizer, expand)
         starts, num_rows = table_starts(slots)
         if num_rows * dim > _ADAM_LIMIT:
             raise ValueError(f"adam would update {num_rows * dim:,} table weights a step; use rowwise-adagrad")
-        self.num_slots, self.dim = len(slots), dim
         self.embedding = nn.Embedding(max(num_rows, 1), dim, device=device)
         if optimizer.init_std is not None:
             nn.init.normal_(self.embedding.weight, 0.0, optimizer.init_std)
-        self.register_buffer("offsets", torch.tensor([starts[slot.table] for slot in slots]), persistent=False)
+        offsets = [starts[slot.table] for slot, width in zip(slots, self.widths, strict=True) for _ in range(width)]
+        self.register_buffer("offsets", torch.tensor(offsets), persistent=False)
         self.offsets: Tensor
 
     def forward(self, sparse: KeyedJaggedTensor) -> Tensor:
-        ids = sparse.values().view(self.num_slots, -1).t()
-        return self.remember(self.embedding(ids + self.offsets))
+        num_rows, num_keys = sparse.stride(), len(self.offsets)
+        if all(slot.width == 1 for slot in self.slots):
+            return self.pool(self.embedding(sparse.values().view(num_keys, -1).t() + self.offsets), sparse)
+        lengths = sparse.lengths()
+        ids = sparse.values() + self.offsets.repeat_interleave(num_rows).repeat_interleave(lengths)
+        starts = lengths.cumsum(0) - lengths
+        summed = F.embedding_bag(ids, self.embedding.weight, starts, mode="sum")
+        return self.pool(summed.view(num_keys, num_rows, self.dim).transpose(0, 1), sparse)
 
 
 def table_starts(slots: Sequence[Slot]) -> tuple[dict[str, int], int]:
@@ -127,21 +158,37 @@ class ConcatenatedTables(nn.Module):
     looked up once and spread over the N candidates; `order` then puts the slots in their places.
     """
 
-    def __init__(self, slots: Sequence[Slot], dim: int) -> None:
+    def __init__(self, slots: Sequence[Slot], dim: int, expand: bool = False) -> None:
         super().__init__()
+        self.slots, self.expand, self.widths = tuple(slots), expand, [slot.width for slot in slots]
         starts, num_rows = table_starts(slots)
-        self.embedding = nn.Embedding(max(num_rows, 1), dim)
-        self.register_buffer("offsets", torch.tensor([starts[slot.table] for slot in slots]), persistent=False)
+        self.embedding: nn.Module = nn.Embedding(max(num_rows, 1), dim)
+        offsets = [starts[slot.table] for slot in slots for _ in range(slot.width)]
+        self.register_buffer("offsets", torch.tensor(offsets), persistent=False)
         self.offsets: Tensor
 
     def forward(self, sparse: Tensor | SplitIds) -> Tensor:
         # The table may be stored in float16; what follows computes in float32.
         if isinstance(sparse, Tensor):
-            return self.embedding(sparse + self.offsets).float()
-        query = self.embedding(sparse.query + self.offsets[sparse.query_slots]).float()
-        items = self.embedding(sparse.items + self.offsets[sparse.item_slots]).float()
-        together = torch.cat([query.expand(items.shape[0], -1, -1), items], 1)
-        return together.index_select(1, sparse.order)
+            together = self.embedding(sparse + self.offsets).float()
+        else:
+            query = self.embedding(sparse.query + self.offsets[sparse.query_slots]).float()
+            items = self.embedding(sparse.items + self.offsets[sparse.item_slots]).float()
+            together = torch.cat([query.expand(items.shape[0], -1, -1), items], 1).index_select(1, sparse.order)
+        if all(width == 1 for width in self.widths):
+            return together
+        return pool(together, _is_id(sparse), self.slots, self.widths, self.expand)
+
+    def present(self, sparse: Tensor | SplitIds) -> Tensor:
+        """Return (B, P), 1 where there is an id."""
+        return present_by_position(_is_id(sparse), self.slots, self.widths)
+
+
+def _is_id(sparse: Tensor | SplitIds) -> Tensor:
+    if isinstance(sparse, Tensor):
+        return (sparse != 0).float()
+    query, items = (sparse.query != 0).float(), (sparse.items != 0).float()
+    return torch.cat([query.expand(items.shape[0], -1), items], 1).index_select(1, sparse.order)
 
 
 def table_penalty(model: nn.Module) -> Tensor | float:
@@ -170,15 +217,24 @@ def training_inputs(
 ) -> ModelInputs:
     """Return inputs whose tables train."""
     place = torch.device(device)
-    kind = AdamTables if optimizer.kind == "adam" else FusedTables
-    return ModelInputs(num_dense, tuple(slots), tuple(labels), lambda dim: kind(slots, dim, optimizer, place), *query)
+
+    def tables(dim: int, *, expand: bool = False) -> nn.Module:
+        if optimizer.kind == "adam":
+            return AdamTables(slots, dim, optimizer, place, expand)
+        return FusedTables(slots, dim, optimizer, place, expand)
+
+    return ModelInputs(num_dense, tuple(slots), tuple(labels), tables, *query)
 
 
 def export_inputs(
     num_dense: int, slots: Sequence[Slot], labels: Sequence[LabelSpec], query: QueryPlaces = ((), ())
 ) -> ModelInputs:
     """Return inputs whose tables export."""
-    return ModelInputs(num_dense, tuple(slots), tuple(labels), lambda dim: ConcatenatedTables(slots, dim), *query)
+
+    def tables(dim: int, *, expand: bool = False) -> nn.Module:
+        return ConcatenatedTables(slots, dim, expand)
+
+    return ModelInputs(num_dense, tuple(slots), tuple(labels), tables, *query)
 
 
 def portable_state(model: nn.Module) -> dict[str, Tensor]:
@@ -195,20 +251,32 @@ def portable_state(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def round_tables(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a portable state whose tables are float16, and give the training model the same rounded values."""
-    tables = {f"{prefix}.embedding.weight" for prefix, module in model.named_modules() if isinstance(module, TrainingTables)}
-    rounded = {name: value.half() if name in tables else value for name, value in state.items()}
-    load_portable_state(model, rounded)
-    return rounded
+def round_tables(model: nn.Module, state: Mapping[str, Tensor], *, int8: bool = False) -> dict[str, Tensor]:
+    """Return a portable state whose tables are float16, or int8 with a float16 scale per row, and give the training model the
+    same rounded values."""
+    small = dict(state)
+    for prefix, module in model.named_modules():
+        if isinstance(module, TrainingTables):
+            weight, scale = f"{prefix}.embedding.weight", f"{prefix}.embedding.scale"
+            if int8:
+                small[weight], small[scale] = to_int8(small[weight])
+            else:
+                small[weight] = small[weight].half()
+    load_portable_state(model, small)
+    return small
 
 
 def load_portable_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load what `portable_state` gave, into a training or an exporting model; the latter takes the tables' precision."""
     remaining = dict(state)
     for prefix, module in model.named_modules():
-        if isinstance(module, ConcatenatedTables):
-            module.embedding.to(remaining[f"{prefix}.embedding.weight"].dtype)
+        weight, scale = f"{prefix}.embedding.weight", f"{prefix}.embedding.scale"
+        if isinstance(module, ConcatenatedTables) and scale in remaining:
+            module.embedding = Int8Embedding(*remaining[weight].shape)
+        elif isinstance(module, ConcatenatedTables):
+            module.embedding.to(remaining[weight].dtype)
+        elif isinstance(module, TrainingTables) and scale in remaining:
+            remaining[weight] = remaining[weight].float() * remaining.pop(scale).float()
         if isinstance(module, FusedTables):
             matrix, start = remaining.pop(f"{prefix}.embedding.weight"), 0
             for config in module.collection.embedding_bag_configs():

@@ -7,7 +7,6 @@ import io
 import matplotlib as mpl
 
 mpl.use("svg")
-mpl.rcParams["svg.fonttype"] = "none"  # text stays text: smaller pages, and readers can search them
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
+mpl.rcParams["svg.fonttype"] = "none"  # text stays text: smaller pages, and readers can search them
 _COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860")
 
 

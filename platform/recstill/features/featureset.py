@@ -58,9 +58,9 @@ class FeatureSet:
             raise FeatureError(
                 f"Service {self.service!r} gives {', '.join(sorted(unknown))}, which task {task.name!r} does not read."
             )
-        return tuple(
-            feature for feature in task.features if feature.view in ("key", "context", "row") or feature.name in self.features
-        )
+        given = {f.name for f in task.features if f.view in ("key", "context", "row") or f.name in self.features}
+        given |= {f.name for f in task.features if f.of and set(f.of) <= given}
+        return tuple(feature for feature in task.features if feature.name in given)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data."""

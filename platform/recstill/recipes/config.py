@@ -86,6 +86,7 @@ class DistilConfig(_Part):
 
     live: ask the teacher at every step instead of the signal store (needed for attention maps). label_weight: the weight of
     the label loss; below 1 the teacher speaks louder. unlabelled: rows of the split `unlabelled` join the training rows.
+    replay: rows of the split `replay`, older ones with their labels, join the student's training rows, alone and distilled.
     min_coverage, max_age_days: refuse signals that cover fewer training rows, or were scored longer ago. freeze: modules of
     the student that only this stage leaves alone.
     """
@@ -94,6 +95,7 @@ class DistilConfig(_Part):
     label_weight: float = Field(1.0, ge=0)
     live: bool = False
     unlabelled: bool = False
+    replay: bool = False
     lists: ListsConfig = Field(default_factory=ListsConfig)
     min_coverage: float = Field(0.5, ge=0, le=1)
     max_age_days: float | None = Field(None, gt=0)
@@ -105,6 +107,13 @@ class PruneConfig(_Part):
     """A stage after distilling: remove this share of the hidden units, and train on with the same strategies to recover."""
 
     share: float = Field(gt=0, lt=1)
+    recovery: TrainingConfig = Field(default_factory=TrainingConfig)
+
+
+class QuantiseConfig(_Part):
+    """A stage after distilling and pruning: train on with the same strategies and weights rounded to eight bits, which the
+    exported tables keep."""
+
     recovery: TrainingConfig = Field(default_factory=TrainingConfig)
 
 
@@ -131,9 +140,16 @@ class Recipe(_Part):
     student: ModelConfig
     distil: DistilConfig
     prune: PruneConfig | None = None
+    quantise: QuantiseConfig | None = None
     rules: tuple[RuleConfig, ...] | str = Field((), description="rules for `posterior-regularisation`, or a YAML file of them")
     baselines: tuple[str, ...] = ()
     threads: int = Field(1, ge=1, description="torch threads; more than one makes runs irreproducible to the last bit")
+
+    @property
+    def student_stages(self) -> tuple[str, ...]:
+        """The stages that a student goes through, the last of which is exported: `distilled`, `pruned`, `quantised`."""
+        pruned = ("pruned",) if self.prune is not None else ()
+        return ("distilled", *pruned, *(("quantised",) if self.quantise is not None else ()))
 
     @property
     def all_teachers(self) -> dict[str, TeacherConfig]:

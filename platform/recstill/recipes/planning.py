@@ -78,8 +78,10 @@ def check_plan(run: Run) -> None:
             problems += _check_freeze(run, role, config)
     if run.recipe.prune is not None and not hasattr(run.factory("student"), "prune"):
         problems.append(f"prune: student {run.recipe.student.name!r} cannot be pruned: it has no method `prune`")
-    if run.recipe.distil.unlabelled and "unlabelled" not in set(run.snapshot.split):
-        problems.append("distil.unlabelled: the snapshot has no rows of split `unlabelled`; ask the task for some in `data`")
+    for split in set(run.further_splits) - set(run.snapshot.split):
+        problems.append(f"distil.{split}: the snapshot has no rows of split `{split}`; ask the task for some in `data`")
+    if run.further_splits and run.task.spec.retrieval is not None:
+        problems.append(f"distil.{run.further_splits[0]}: a retrieval task draws its rows from the catalogue; leave it out")
     for epoch in (e for part in run.recipe.all_teachers.values() for e in part.checkpoints if e > part.training.epochs):
         problems.append(f"teacher.checkpoints: epoch {epoch} is after the last one")
     context = StrategyContext(
@@ -90,7 +92,7 @@ def check_plan(run: Run) -> None:
         teacher_attention=attention_shapes(teacher),
         num_rows=run.snapshot.meta["num_rows"],
         num_teachers=sum(1 + len(part.checkpoints) for part in run.recipe.all_teachers.values()),
-        student=StudentRunner(lambda _batch: student, []),
+        student=StudentRunner(lambda _batch: student, [], run.rows.transform("student").slots),
     )
     for index, part in enumerate(run.recipe.distil.strategies):
         place, strategy = f"distil.strategies.{index}", build_strategy(run.platform, part)
@@ -143,6 +145,8 @@ def plan(run: Run) -> list[PlannedStage]:
             stages.append(
                 PlannedStage(f"pruned-{seed}", f"remove {recipe.prune.share:.0%} of the hidden units, recover", source)
             )
+        if recipe.quantise is not None:
+            stages.append(PlannedStage(f"quantised-{seed}", "train on with weights rounded to 8 bits; int8 tables", source))
     stages.append(PlannedStage("student", f"export, check and register as {recipe.student.register_as}; report"))
     return stages
 

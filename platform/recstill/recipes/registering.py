@@ -48,6 +48,8 @@ def register_student(
         lineage.append(("start", run.recipe.student.start_from, {}))
     if run.recipe.prune is not None:
         lineage.append(("prune", f"{run.recipe.prune.share:g} of the hidden units", {}))
+    if run.recipe.quantise is not None:
+        lineage.append(("quantise", "8 bits", {}))
     distinct = [entry for place, entry in enumerate(lineage) if entry not in lineage[:place]]
     return _register(run, run.recipe.student.register_as, folder, trained, metrics, distinct, run.features["student"].to_json())
 

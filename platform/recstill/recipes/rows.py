@@ -51,7 +51,7 @@ class RunRows:
     def _all(self) -> tuple[Transform, Encoded]:
         names = {feature.name for role in self.roles for feature in self.features(role)}
         chosen = [feature for feature in self.task.features if feature.name in names]
-        columns = self.snapshot.columns([feature.name for feature in chosen])
+        columns = self.snapshot.columns([feature.name for feature in chosen if not feature.of])
         train = self.snapshot.rows_of("train")
         transform = Transform.fit(chosen, {name: values[train] for name, values in columns.items()})
         return transform, transform.encode(columns)
@@ -68,13 +68,13 @@ class RunRows:
     def query_places(self, role: Role) -> QueryPlaces:
         """Where the query's dense columns and slots stand in a role's rows."""
         transform, sides = self.transform(role), self.sides(role)
-        return tuple(sides.dense_places(transform)[0]), tuple(sides.slot_places(transform)[0])
+        return tuple(sides.dense_places(transform)[0]), tuple(transform.slot_index(sides.query))
 
     def encoded(self, role: Role, rows: Values) -> Encoded:
         """Some rows as a role's model sees them."""
         if role in self.adopted:
             own = self.adopted[role]
-            return own.encode(self.snapshot.columns([feature.name for feature in own.features], rows))
+            return own.encode(self.snapshot.columns([feature.name for feature in own.features if not feature.of], rows))
         transform, encoded = self._all
         names = [feature.name for feature in self.features(role)]
         dense, ids = transform.dense_index(names), transform.id_index(names)
@@ -164,8 +164,8 @@ class RunRows:
         return {key: float(1 - transform.knows(key, columns[key]).mean()) for key in keys}
 
     def baseline_data(self) -> tuple[BaselineData, BaselineData, BaselineData]:
-        """Train, valid and test with the teacher's features as raw values and category codes."""
-        features = self.features("teacher")
+        """Train, valid and test with the teacher's features as raw values and category codes; texts stay texts."""
+        features = [feature for feature in self.features("teacher") if feature.kind not in ("match", "sequence")]
         columns = self.snapshot.columns([feature.name for feature in features])
         train = self.snapshot.rows_of("train")
         for feature in features:

@@ -79,11 +79,21 @@ class Run:
     @property
     def taught_splits(self) -> list[str]:
         """The splits that teachers speak about. Test rows are never scored."""
-        return ["train", "valid", *(["unlabelled"] if self.recipe.distil.unlabelled else [])]
+        return ["train", "valid", *self.further_splits]
+
+    @property
+    def further_splits(self) -> list[str]:
+        """The splits that a distilled student learns from beside the training rows."""
+        distil = self.recipe.distil
+        return [name for name, wanted in (("unlabelled", distil.unlabelled), ("replay", distil.replay)) if wanted]
+
+    def names_of(self, seed: int) -> list[str]:
+        """The names of a seed's students: distilled, and what compression makes of it; the last is exported."""
+        return [f"{stage}-{seed}" for stage in self.recipe.student_stages]
 
     def options_of(self, name: str, role: str) -> dict[str, Any]:
         """The options of a trained model: the recipe's, or those that pruning left."""
-        if name.startswith("pruned-"):
+        if name.startswith(("pruned-", "quantised-")):
             return dict(read_json(self.folder / "state" / f"{name}.json")["options"])
         return self.recipe.part(role).options
 

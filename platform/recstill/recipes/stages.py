@@ -15,6 +15,7 @@ from recstill.recipes.exporting import check_bundle, export_bundle
 from recstill.recipes.judging import judge_of
 from recstill.recipes.planning import hidden_asked
 from recstill.recipes.pruning import prune
+from recstill.recipes.quantising import quantise
 from recstill.recipes.registering import fetch_teacher, register_student, register_teacher, start_weights
 from recstill.recipes.reuse import train_once
 from recstill.recipes.summary import metric_table, transfer_of, write_run_report
@@ -58,6 +59,8 @@ def run_stages(run: Run) -> RunResult:
         run.stage(name, lambda name=name, seed=seed: train_once(run, name, seed, list(versions), source))  # type: ignore[misc]
         if run.recipe.prune is not None:
             run.stage(f"pruned-{seed}", lambda seed=seed: prune(run, seed, source()))  # type: ignore[misc]
+        if run.recipe.quantise is not None:
+            run.stage(f"quantised-{seed}", lambda seed=seed: quantise(run, seed, source()))  # type: ignore[misc]
     exported = run.stage("student", lambda: _export_student(run, taught))
     table = metric_table(run)
     transfer = transfer_of(run)
@@ -135,7 +138,7 @@ def _baseline(run: Run, name: str) -> dict[str, Any]:
 
 def _export_student(run: Run, taught: dict[str, dict[str, Any]]) -> dict[str, Any]:
     seed = run.recipe.seeds[0]
-    name = f"pruned-{seed}" if run.recipe.prune is not None else f"distilled-{seed}"
+    name = run.names_of(seed)[-1]
     trained = run.stage(name, dict)
     folder = export_bundle(run, "student", name, seed, trained["metrics"])
     metrics = {**trained["metrics"], **check_bundle(run, "student", name, folder)}

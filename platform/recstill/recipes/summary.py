@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from recstill.recipes.run import Run
 
 Values = dict[str, tuple[float, float, int]]
-ALONE, DISTILLED, PRUNED, TEACHER = "student alone", "student distilled", "student pruned", "teacher"
+ALONE, DISTILLED, TEACHER = "student alone", "student distilled", "teacher"
 
 
 def metric_table(run: Run) -> dict[str, Values]:
     """Return the test metrics of everything that the run trained: subject -> name -> (mean, spread, seeds)."""
     seeds = run.recipe.seeds
     table = {TEACHER: _spread([_state(run, "teacher")["metrics"]])}
-    stages = [(ALONE, "alone"), (DISTILLED, "distilled"), *([(PRUNED, "pruned")] if run.recipe.prune is not None else [])]
-    for subject, short in stages:
+    for short in ("alone", *run.recipe.student_stages):
+        subject = f"student {short}"
         states = [_state(run, f"{short}-{seed}") for seed in seeds]
         cost = {"parameters": "num_parameters", "cpu_seconds": "cpu_seconds"}
         table[subject] = _spread([
@@ -35,7 +35,7 @@ def metric_table(run: Run) -> dict[str, Values]:
         ])  # fmt: skip
     table[TEACHER]["training.parameters"] = (float(_state(run, "teacher")["num_parameters"]), 0.0, 1)
     exported = _state(run, "student")["metrics"]
-    table[PRUNED if run.recipe.prune is not None else DISTILLED] |= {
+    table[f"student {run.recipe.student_stages[-1]}"] |= {
         name: (exported[name], 0.0, 1) for name in exported if name.split(".")[0] in ("bundle", "latency", "parity")
     }
     for name in run.recipe.baselines:

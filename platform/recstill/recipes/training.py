@@ -88,11 +88,11 @@ def train(run: Run, name: str, role: Role, seed: int, source: SignalSource | Non
     return {"history": history, **keep(run, name, role, model), **({} if objective is None else {"ratios": objective.ratios})}
 
 
-def keep(run: Run, name: str, role: Role, model: nn.Module) -> dict[str, Any]:
-    """Store the weights of a trained model and judge it on the test split."""
+def keep(run: Run, name: str, role: Role, model: nn.Module, *, int8: bool = False) -> dict[str, Any]:
+    """Store the weights of a trained model, its tables in the precision asked for, and judge it on the test split."""
     state = portable_state(model)
-    if run.recipe.part(role).table_dtype == "float16":
-        state = round_tables(model, state)
+    if int8 or run.recipe.part(role).table_dtype == "float16":
+        state = round_tables(model, state, int8=int8)
     save_weights(run, name, state)
     return {
         "metrics": judge_of(run.rows, role).test(model),
@@ -116,8 +116,8 @@ def load_trained(run: Run, name: str, role: Role) -> nn.Module:
 
 
 def training_rows(run: Run, role: Role, source: SignalSource | None) -> TrainingRows:
-    """Return what a model trains on: fewer labels or negatives where the recipe says so, and lists or rows without labels
-    where a teacher speaks about them."""
+    """Return what a model trains on: fewer labels or negatives where the recipe says so, older rows again, and lists or rows
+    without labels where a teacher speaks about them."""
     part, distil = run.recipe.part(role), run.recipe.distil
     rows = run.rows.training(role)
     if not isinstance(rows, TensorRows):
@@ -137,10 +137,11 @@ def training_rows(run: Run, role: Role, source: SignalSource | None) -> Training
         rows = replace(rows, labels={name: torch.where(blank, torch.nan, values) for name, values in rows.labels.items()})
     if not kept.all():
         rows = rows.take(torch.from_numpy(np.flatnonzero(kept)))
+    further = run.further_splits if source is not None else ["replay"] if role == "student" and distil.replay else []
+    for split in further:
+        rows = rows.joined(run.rows.tensors(role, split))
     if source is None:
         return rows
-    if distil.unlabelled:
-        rows = rows.joined(run.rows.tensors(role, "unlabelled"))
     return replace(rows, by_group=run.needs_lists)
 
 
@@ -217,7 +218,7 @@ def make_objective(run: Run, model: nn.Module, rows: TrainingRows, source: Signa
         num_rows=run.snapshot.meta["num_rows"],
         num_teachers=1 + len(taught.others),
         sampling_rate=run.recipe.student.keep_negatives,
-        student=StudentRunner(forward, tables),
+        student=StudentRunner(forward, tables, run.rows.transform("student").slots),
     )
     strategies = [
         Weighted(part.name, build_strategy(run.platform, part), part.weight_value) for part in run.recipe.distil.strategies

@@ -29,7 +29,8 @@ from recstill.training.losses import supervised_loss
 if TYPE_CHECKING:
     from recstill.api.batch import Output
 
-_LAYOUT = Layout(query_dense=[1, 4], query_slots=[0], item_dense=[0, 2, 3, 5], item_slots=[1, 2])
+# The columns of `samples.SLOTS`: the user and the sequence belong to the query, the rest to the item.
+_LAYOUT = Layout(query_dense=[1, 4], query_slots=[0, 2, 3, 4], item_dense=[0, 2, 3, 5], item_slots=[1, 5, 6, 7, 8, 9])
 _PARITY = 1e-5
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 
@@ -12,14 +14,23 @@ from recstill.data.transform import Encoded
 from recstill.embeddings.batches import TensorRows
 from recstill.embeddings.tables import TableOptimizer, export_inputs, training_inputs
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 LABELS = (
     LabelSpec(name="click", primary=True),
     LabelSpec(name="grade", kind="multiclass", num_classes=4),
     LabelSpec(name="amount", kind="count"),
 )
-SLOTS = (Slot("user", "user", 20), Slot("item", "item", 30), Slot("brand", "brand", 5))
+SLOTS = (
+    Slot("user", "user", 20),
+    Slot("item", "item", 30),
+    Slot("seen", "item", 30, 3, "sequence"),
+    Slot("brand", "brand", 5),
+    Slot("words", "words", 12, 4, "bag"),
+)
 NUM_DENSE = 6
-QUERY = ((1, 4), (0,))
+QUERY = ((1, 4), (0, 2))
 
 
 def inputs_for_training() -> ModelInputs:
@@ -36,7 +47,7 @@ def sample_rows(num_rows: int = 64, seed: int = 0) -> TensorRows:
     """Return rows whose click depends on their first dense column, so that there is something to learn."""
     random = np.random.default_rng(seed)
     dense = random.normal(size=(num_rows, NUM_DENSE)).astype(np.float32)
-    ids = np.stack([random.integers(0, slot.num_rows, num_rows) for slot in SLOTS], 1)
+    ids = np.concatenate([_ids(slot, num_rows, random) for slot in SLOTS], 1)
     labels = {
         "click": (dense[:, 0] > 0).astype(np.float32),
         "grade": random.integers(0, 4, num_rows).astype(np.float32),
@@ -49,6 +60,15 @@ def sample_rows(num_rows: int = 64, seed: int = 0) -> TensorRows:
     }
     groups = np.where(np.arange(num_rows) < num_rows - 4, np.arange(num_rows) // 8, -1)
     return TensorRows.build(Encoded(dense, ids), SLOTS, labels, np.arange(num_rows), groups, attributes)
+
+
+def _ids(slot: Slot, num_rows: int, random: np.random.Generator) -> NDArray[np.int64]:
+    """Return (N, width) ids; bags and sequences have from none to `width` of them."""
+    if slot.kind == "id":
+        return random.integers(0, slot.num_rows, (num_rows, 1))
+    lengths = random.integers(0, slot.width + 1, num_rows)
+    ids = random.integers(1, slot.num_rows, (num_rows, slot.width))
+    return np.where(np.arange(slot.width)[None] < lengths[:, None], ids, 0)
 
 
 def sample_batch(num_rows: int = 64) -> Batch:

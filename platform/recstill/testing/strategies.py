@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from recstill.api.batch import Batch, Output, Signals
 from recstill.api.strategy import StrategyContext
 from recstill.testing.results import Check, check
-from recstill.testing.samples import LABELS, sample_batch, sample_signals
+from recstill.testing.samples import LABELS, sample_batch, sample_rows, sample_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -138,7 +138,7 @@ def _is_mean(case: Callable[..., _Case], reduction: str) -> str | None:
     double = replace(
         double,
         dense=batch.dense[twice],
-        sparse=_take(batch, twice),
+        sparse=sample_rows().batch(twice).sparse,
         labels={n: v[twice] for n, v in batch.labels.items()},
         row_ids=batch.row_ids[twice],
         groups=torch.cat([batch.groups, shifted]),
@@ -220,13 +220,6 @@ def _safe(case: _Case) -> str | None:
 
 def _leaves(student: Output) -> list[Tensor]:
     return [*student.logits.values(), *student.hidden.values(), *student.attention.values()]
-
-
-def _take(batch: Batch, rows: Tensor) -> Any:
-    from recstill.embeddings.batches import jagged
-    from recstill.testing.samples import SLOTS
-
-    return jagged(batch.sparse.values().view(len(SLOTS), -1).t()[rows], SLOTS)
 
 
 def _each(

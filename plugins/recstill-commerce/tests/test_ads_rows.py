@@ -95,3 +95,14 @@ def test_rows_without_labels_are_older_weeks_and_extra_pairs_of_the_training_wee
         assert found[~blank][["purchase", "promo_purchase", "spend"]].notna().all().all()
     with pytest.raises(ValidationError, match="unlabelled_from must be from"):
         AdsOptions(unlabelled_from=41, train_from=40)
+
+
+def test_a_share_of_the_older_rows_is_replayed_with_its_labels(raw: Path) -> None:
+    options = AdsOptions(train_from=41, valid_from=42, test_from=43, test_to=43, unlabelled_from=40, replay=0.3)
+    rows = AdsTask().rows(raw, options).to_pandas()
+    old = rows[rows.week == 40]
+    assert set(old.split) == {"replay", "unlabelled"}
+    assert 0.2 < (old.split == "replay").mean() < 0.4
+    assert old[old.split == "replay"].purchase.notna().all()
+    assert old[old.split == "unlabelled"].purchase.isna().all()
+    assert not (rows[rows.week > 40].split == "replay").any()

@@ -11,6 +11,7 @@ from recstill.testing import assert_passed, check_student, check_teacher
 from recstill.testing.samples import LABELS, NUM_DENSE, SLOTS, inputs_for_export, inputs_for_training, sample_batch, sample_rows
 from recstill_rankers import register_students, register_teachers
 from recstill_rankers.dcn import CrossLayer, DCNv2, SmallDCN
+from recstill_rankers.din import DIN
 from recstill_rankers.dlrm import DLRM
 from recstill_rankers.mlp import SmallMLP
 from recstill_rankers.multitask import ESMM, PLE, MMoE, SharedBottom
@@ -97,3 +98,20 @@ def test_dim_that_fused_tables_cannot_hold_is_refused() -> None:
     with pytest.raises(ValueError, match="multiple of 4"):
         SmallMLP(inputs_for_training(), dim=6)
     assert SmallMLP(export_inputs(NUM_DENSE, SLOTS, LABELS), dim=6) is not None
+
+
+def test_din_weighs_what_is_there_by_the_candidate_and_never_padding() -> None:
+    model, batch = DIN(inputs_for_training(), dim=4, attention=[5]).eval(), sample_batch(12)
+    assert model.targets == {"seen": "item"}
+    looks, present = model(batch).attention["seen"], model.tables.present(batch.sparse)[:, model.places["seen"]]
+    assert (looks[:, 0][present == 0] == 0).all()
+    there = present.sum(1) > 0
+    assert torch.allclose(looks[there].sum((1, 2)), torch.ones(int(there.sum())), atol=1e-6)
+    vectors = model.tables(batch.sparse)
+    row = int(present.sum(1).argmax())
+    candidate, history = vectors[row, 1], vectors[row, model.places["seen"]][present[row] > 0]
+    scores = torch.stack([
+        model.attention["seen"].score(model.attention["seen"].body(torch.cat([k, candidate, k - candidate, k * candidate])[None]))
+        for k in history
+    ]).flatten()  # fmt: skip
+    assert torch.allclose(looks[row, 0][present[row] > 0], torch.softmax(scores, 0), atol=1e-6)

@@ -17,7 +17,7 @@ from recstill_strategies.constraints import Fairness, PosteriorRegularisation
 from recstill_strategies.logit import CrossDebias, DecoupledKD, Dist, LogitRegression, SoftTarget
 from recstill_strategies.losses import soft_divergence
 from recstill_strategies.multitask import CrossDistil, MultiTask
-from recstill_strategies.perturbed import Adversarial, FeatureDropout, MixUp, UncertaintyWeighted
+from recstill_strategies.perturbed import Adversarial, FeatureDropout, MixUp, SequenceAugment, UncertaintyWeighted
 
 CLICK, GRADE, AMOUNT = LABELS
 ONE = StrategyContext((CLICK,), {"backbone": 8}, {"backbone": 8})
@@ -286,6 +286,21 @@ def test_feature_dropout_zeroes_whole_features() -> None:
     torch.manual_seed(3)
     found = FeatureDropout(share=0.5).attach(context)(click(torch.zeros(64)), teacher, batch)
     assert found.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_sequences_are_cropped_to_a_window_or_masked_and_never_emptied() -> None:
+    lengths = torch.arange(1, 9).repeat(200)
+    present = torch.arange(8)[None] < lengths[:, None]
+    for crop, mask in ((0.5, 0.0), (1.0, 0.4), (0.5, 1.0)):
+        kept = SequenceAugment(crop=crop, mask=mask).shorten(present)
+        assert (kept <= present).all()
+        assert (kept.sum(1) >= 1).all()
+    cropped = SequenceAugment(crop=0.5, mask=0.0).shorten(present)
+    shorter = cropped.sum(1) < lengths
+    assert 0.3 < shorter[lengths > 1].float().mean() < 0.7  # a coin for each row
+    assert torch.equal(cropped[shorter].sum(1), (0.5 * lengths[shorter]).ceil().long())
+    edges = cropped[shorter].int().diff(dim=1).abs().sum(1) + cropped[shorter][:, 0].int()
+    assert (edges <= 2).all()  # one window
 
 
 def test_mix_up_mixes_inputs_and_the_teachers_probabilities_alike() -> None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pyarrow import csv
 from pydantic import BaseModel, ConfigDict, Field
 
-from recstill.api import EndpointSpec, FeatureSpec, LabelSpec, TaskSpec
+from recstill.api import ContextSpec, EndpointSpec, FeatureSpec, LabelSpec, TaskSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+HISTORY = 20
 _PARTS = ("inter", "user", "item", "kg", "link")
 
 
@@ -34,7 +35,7 @@ class MovieLens:
     )
     licence: str = "GroupLens: research use, no redistribution"
     description: str = "100,000 ratings of 1,682 films by 943 people, and 91,631 triples about the films"
-    sources_version: str = "1"
+    sources_version: str = "2"
 
     def build_sources(self, raw: Path, sources: Path) -> None:
         """Every feature comes with the request."""
@@ -61,13 +62,21 @@ class FilmsTask:
         description="will this person like this film",
         labels=(LabelSpec(name="liked", primary=True, description="rated at least `liked_from`"),),
         features=(
-            *(FeatureSpec(name=name, view="row", kind="categorical", oov_buckets=2) for name in ("user_id", "item_id")),
+            FeatureSpec(name="user_id", view="row", kind="categorical", oov_buckets=2),
+            FeatureSpec(name="item_id", view="row", kind="categorical", table="item_id", oov_buckets=2),
             *(FeatureSpec(name=name, view="row", kind="categorical") for name in ("occupation", "class")),
             *(FeatureSpec(name=name, view="row") for name in ("age", "release_year")),
+            FeatureSpec(name="liked_before", view="context", kind="sequence", table="item_id", oov_buckets=2, length=HISTORY),
         ),
         groups=("user_id",),
         attributes=("knowledge", "man", "popularity"),
-        endpoint=EndpointSpec(path="/v1/films/score", query_key="user_id", item_key="item_id", items_field="films"),
+        endpoint=EndpointSpec(
+            path="/v1/films/score",
+            query_key="user_id",
+            item_key="item_id",
+            items_field="films",
+            context=(ContextSpec(name="liked_before", dtype="ints", description="films the person liked, newest last"),),
+        ),
         default_recipe="films",
     )
 
@@ -92,6 +101,7 @@ class FilmsTask:
             "man": (people["gender"].to_numpy(zero_copy_only=False)[person] == "M").astype(np.float32),
             "popularity": np.bincount(item[train], minlength=int(item.max()) + 1)[item].astype(np.float32),
             "knowledge": _knowledge(raw, user, item, liked, train),
+            "liked_before": pa.array(_histories(user, item, liked), pa.list_(pa.int64())),
             "event_timestamp": pa.array(rated["timestamp"].to_numpy().astype(np.int64)).cast(pa.timestamp("s", "UTC")),
             "sampling_rate": np.ones(len(user), np.float32),
         }  # fmt: skip
@@ -99,6 +109,18 @@ class FilmsTask:
 
     def write_training_sources(self, raw: Path, rows: pa.Table, sources: Path) -> None:
         """There are none."""
+
+
+def _histories(user: NDArray[np.int64], item: NDArray[np.int64], liked: NDArray[np.float32]) -> list[list[int]]:
+    """Return the last films that each row's person had liked before it, newest last; rows are in the order of time."""
+    seen: dict[int, list[int]] = {}
+    found = []
+    for person, film, is_liked in zip(user.tolist(), item.tolist(), liked.tolist(), strict=True):
+        past = seen.setdefault(person, [])
+        found.append(past[-HISTORY:])
+        if is_liked:
+            past.append(film)
+    return found
 
 
 def _knowledge(

@@ -32,6 +32,7 @@ class AdsOptions(BaseModel):
     power: float = Field(0.75, ge=0, lt=1, description="negatives by (sales of the week) ** power; 1 would erase popularity")
     unlabelled: float = Field(0.0, ge=0, le=50, description="pairs per purchase of the training weeks that nobody labelled")
     unlabelled_from: int | None = Field(None, description="rows of the weeks unlabelled_from .. train_from - 1, without labels")
+    replay: float = Field(0.0, ge=0, le=1, description="share of those older rows that keep their labels, as split `replay`")
     household_share: float = Field(1.0, gt=0, le=1, description="take this share of the households")
     seed: int = 7
 
@@ -93,7 +94,7 @@ class AdsTask:
         week = rows["week"]
         starts = np.array([history.week_start(w).timestamp() * 1e6 for w in range(int(week.max()) + 1)], dtype=np.int64)
         split = np.where(week >= options.test_from, "test", np.where(week >= options.valid_from, "valid", "train"))
-        split = np.where(labelled, split, "unlabelled")
+        split = np.where(labelled, np.where(week < options.train_from, "replay", split), "unlabelled")
         stamps = pa.array(starts[week]).cast(pa.timestamp("us", "UTC"))
         return pa.table({**rows, "event_timestamp": stamps, "split": split})
 
@@ -133,14 +134,15 @@ def _purchases(raw: Path, options: AdsOptions) -> dict[str, np.ndarray]:
 def _take_labels_away(
     rows: dict[str, np.ndarray], num_positives: int, labels: list[str], options: AdsOptions
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return the rows, and which keep their labels: not those before the training weeks, and not the negatives of the training
-    weeks that `unlabelled` asked for beyond the others; those of later weeks are dropped."""
+    """Return the rows, and which keep their labels: of those before the training weeks the share to replay, and not the
+    negatives of the training weeks that `unlabelled` asked for beyond the others; those of later weeks are dropped."""
     week = rows["week"]
     beyond = np.random.default_rng(options.seed + 1).random(len(week))
     beyond = beyond < options.unlabelled / (options.negatives + options.unlabelled)
     beyond[:num_positives] = False
     keep = ~(beyond & (week >= options.valid_from))
-    labelled = (~beyond & (week >= options.train_from))[keep]
+    replayed = np.random.default_rng(options.seed + 2).random(len(week)) < options.replay
+    labelled = (~beyond & ((week >= options.train_from) | replayed))[keep]
     rows = {name: values[keep] for name, values in rows.items()}
     for name in labels:
         rows[name] = np.where(labelled, rows[name], np.nan).astype(np.float32)

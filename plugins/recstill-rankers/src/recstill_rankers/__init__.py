@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_teachers() -> Mapping[str, type[Model]]:
-    from recstill_rankers import autoint, dcn, dlrm, multitask, two_tower
+    from recstill_rankers import autoint, dcn, din, dlrm, multitask, two_tower
 
     return {
         "dcnv2": dcn.DCNv2,
         "dlrm": dlrm.DLRM,
         "autoint": autoint.AutoInt,
+        "din": din.DIN,
         "mmoe": multitask.MMoE,
         "ple": multitask.PLE,
         "esmm": multitask.ESMM,
@@ -29,13 +30,14 @@ def register_teachers() -> Mapping[str, type[Model]]:
 
 @hookimpl
 def register_students() -> Mapping[str, type[Model]]:
-    from recstill_rankers import autoint, dcn, dlrm, mlp, multitask, two_tower
+    from recstill_rankers import autoint, dcn, din, dlrm, mlp, multitask, two_tower
 
     return {
         "small-mlp": mlp.SmallMLP,
         "small-dcn": dcn.SmallDCN,
         "small-dlrm": dlrm.SmallDLRM,
         "small-autoint": autoint.SmallAutoInt,
+        "small-din": din.SmallDIN,
         "shared-bottom": multitask.SharedBottom,
         "mmoe": multitask.MMoE,
         "ple": multitask.PLE,

@@ -68,6 +68,7 @@ def register_strategies() -> Mapping[str, type[Strategy]]:
         "rocket": committee.Rocket,
         "uncertainty-weighted": perturbed.UncertaintyWeighted,
         "feature-dropout": perturbed.FeatureDropout,
+        "sequence-augment": perturbed.SequenceAugment,
         "mix-up": perturbed.MixUp,
         "adversarial": perturbed.Adversarial,
         "posterior-regularisation": constraints.PosteriorRegularisation,

@@ -103,6 +103,40 @@ class FeatureDropout:
 
 
 @dataclass(frozen=True)
+class SequenceAugment:
+    """Consistency under a shorter history: the student sees every sequence cropped to a window of `crop` of its length, or
+    with a share `mask` of its positions gone (a coin for each row), and must still say what the teacher says of the whole."""
+
+    crop: float = 0.6
+    mask: float = 0.3
+    temperature: float = 1.0
+
+    signals: ClassVar[frozenset[str]] = frozenset({"logits"})
+    reduction: ClassVar[str] = "rows"
+    calibration: ClassVar[str] = "as-teacher"
+    reference: ClassVar[str] = "Xie et al., 2022, Contrastive learning for sequential recommendation (ICDE): crop and mask"
+    fixed_point: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        above_zero(crop=self.crop, temperature=self.temperature)
+        within(0, 1, crop=self.crop, mask=self.mask)
+
+    def attach(self, context: StrategyContext) -> Loss:
+        run, follow = _runner(context, "sequence-augment"), SoftTarget(self.temperature).attach(context)
+        return lambda student, teacher, batch: follow(run(batch, on_sequence=self.shorten), teacher, batch)
+
+    def shorten(self, present: Tensor) -> Tensor:
+        """Return which of the positions (B, L) stay: at least one of those that there are."""
+        place, length = present.cumsum(1) - 1, present.sum(1, keepdim=True)
+        window = (self.crop * length).ceil()
+        start = ((length - window + 1) * torch.rand(len(present), 1)).floor()
+        cropped = (place >= start) & (place < start + window)
+        masked = torch.rand(present.shape) >= self.mask
+        masked |= place == (length * torch.rand(len(present), 1)).floor()  # one stays, whatever the draw
+        return present & torch.where(torch.rand(len(present), 1) < 0.5, cropped, masked)
+
+
+@dataclass(frozen=True)
 class MixUp:
     """Mix-up: rows are mixed in pairs, dense features and embeddings by m and 1 - m, m ~ Beta(alpha, alpha), and so are the
     teacher's predictions; between real rows the student learns the teacher's straight line."""
