@@ -2,6 +2,7 @@
 
 from recstill.api.baseline import Baseline, BaselineData
 from recstill.api.batch import Batch, Output, Signals
+from recstill.api.columns import ColumnInputs, ColumnPredictor, ColumnRows, ColumnTeacher
 from recstill.api.errors import (
     BundleError,
     ConfigError,
@@ -27,6 +28,10 @@ __all__ = [
     "Batch",
     "BundleError",
     "Candidate",
+    "ColumnInputs",
+    "ColumnPredictor",
+    "ColumnRows",
+    "ColumnTeacher",
     "ConfigError",
     "ContextSpec",
     "DataError",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from recstill.api.baseline import Baseline
+    from recstill.api.columns import ColumnTeacher
     from recstill.api.gates import Gate
     from recstill.api.models import Model
     from recstill.api.strategy import Strategy
@@ -38,8 +39,8 @@ def register_tasks() -> Mapping[str, Task]:
 
 
 @hookspec
-def register_teachers() -> Mapping[str, type[Model]]:
-    """Offer teacher models, built as `Teacher(inputs, **options)`."""
+def register_teachers() -> Mapping[str, type[Model | ColumnTeacher]]:
+    """Offer teacher models, built as `Teacher(inputs, **options)`, torch modules or readers of raw columns."""
 
 
 @hookspec

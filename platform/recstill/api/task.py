@@ -24,7 +24,9 @@ class LabelSpec(Spec):
 
     `binary` is a logit with cross-entropy, `multiclass` has `num_classes` logits, `count` is a non-negative amount with a
     log link (Poisson deviance: the mean stays calibrated), `regression` is a plain number with squared error, `ranking` is a
-    score that must put the positives of a list above its negatives (BPR), with no meaning of its own.
+    score that must put the positives of a list above its negatives (BPR), with no meaning of its own. `graded`: a binary label
+    whose values are grades between 0 and 1, such as the relevance of a result over the highest one; the probability is the
+    expected grade, and NDCG@10 and Spearman judge it.
     """
 
     name: str
@@ -32,7 +34,14 @@ class LabelSpec(Spec):
     num_classes: int = 2
     weight: float = 1.0
     primary: bool = False
+    graded: bool = False
     description: str = ""
+
+    @model_validator(mode="after")
+    def _grades_are_binary(self) -> LabelSpec:
+        if self.graded and self.kind != "binary":
+            raise ValueError(f"label {self.name!r}: only a binary label can be graded")
+        return self
 
 
 class FeatureSpec(Spec):

@@ -62,6 +62,25 @@ def _discounted(labels: Floats, by: Floats, groups: NDArray[np.int64], k: int) -
     return np.add.reduceat(gain, starts)
 
 
+def spearman(labels: Floats, scores: Floats) -> float:
+    """Correlation of the ranks, ties averaged (Spearman, 1904). NaN where either side is constant."""
+    ranks = np.stack([rankdata(labels), rankdata(scores)])
+    return float(np.corrcoef(ranks)[0, 1]) if (ranks.std(1) > 0).all() else float("nan")
+
+
+def reciprocal_rank(labels: Floats, scores: Floats, groups: NDArray[np.int64]) -> float:
+    """Mean over groups of 1 / the rank of the first row with the group's best label (MRR); groups of one grade are left out."""
+    order = np.lexsort((-scores, groups))
+    group, label = groups[order], labels[order]
+    starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
+    sizes = np.diff(np.r_[starts, len(group)])
+    best, worst = np.maximum.reduceat(label, starts), np.minimum.reduceat(label, starts)
+    place = np.arange(len(group)) - np.repeat(starts, sizes)
+    hit = np.where(label == np.repeat(best, sizes), place, len(group))
+    ranks = np.minimum.reduceat(hit, starts)[best > worst] + 1.0
+    return float(np.mean(1 / ranks)) if len(ranks) else float("nan")
+
+
 def log_loss(labels: Floats, probabilities: Floats) -> float:
     """Mean binary cross-entropy in nats."""
     p = np.clip(probabilities.astype(np.float64), _EPS, 1 - _EPS)
@@ -125,6 +144,15 @@ def evaluate_predictions(
         y, p = truth[label.name][known], predictions[label.name][known]
         if label.kind == "multiclass":
             found[f"{label.name}.accuracy"] = float(np.mean(p.argmax(1) == y))
+            continue
+        if label.graded:
+            values = {
+                "spearman": spearman(y, p),
+                "ndcg@10": ndcg(y, p, groups[known]),
+                "mrr": reciprocal_rank(y, p, groups[known]),
+            }
+            values |= {"calibration": calibration(y, p), "rmse": float(np.sqrt(np.mean((p - y) ** 2)))}
+            found |= {f"{label.name}.{name}": value for name, value in values.items()}
             continue
         values = {"auc": auc(y, p), "gauc": group_auc(y, p, groups[known]), "ndcg@10": ndcg(y, p, groups[known])}
         values |= {"calibration": calibration(y, p), "ece": expected_calibration_error(y, p)}

@@ -20,6 +20,7 @@ class ModelConfig(_Part):
     features: a Feast service, or `none` for a task whose rows bring all features (keys and request fields).
     table_dtype: float16 rounds the tables after training, before anything is measured, and halves their bytes.
     keep_negatives: train on this share of the rows whose primary label is zero; the rate goes with the signals.
+    without: features of the service or the request that it shall not see.
     label_share: train on this share of the labelled rows; a distilled student sees the rest as rows without labels.
     """
 
@@ -31,6 +32,7 @@ class ModelConfig(_Part):
     table_dtype: Literal["float32", "float16"] = "float32"
     keep_negatives: float = Field(1.0, gt=0, le=1)
     label_share: float = Field(1.0, gt=0, le=1)
+    without: tuple[str, ...] = ()
     start_from: str = Field("", description="a registered version whose weights and transform it starts from")
 
 

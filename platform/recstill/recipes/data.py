@@ -73,9 +73,14 @@ def make_snapshot(
 
 
 def is_current(platform: Platform, task: Task, snapshot_id: str) -> bool:
-    """Say whether a snapshot was made of the data set as it is offered now."""
+    """Say whether a snapshot was made of the data set as it is offered now, and has the columns that the task reads now."""
     path = platform.settings.folder("snapshots", snapshot_id) / "snapshot.json"
-    return path.is_file() and read_json(path)["dataset"] == _dataset_facts(platform.dataset_of(task))
+    if not path.is_file():
+        return False
+    meta, spec = read_json(path), task.spec
+    read = {feature.name for feature in spec.features if feature.view in ("key", "context", "row")}
+    read |= {label.name for label in spec.labels} | set(spec.attributes)
+    return meta["dataset"] == _dataset_facts(platform.dataset_of(task)) and read <= set(meta["columns"])
 
 
 def _dataset_facts(dataset: Dataset) -> dict[str, str]:

@@ -63,7 +63,7 @@ def export_bundle(run: Run, role: Role, name: str, seed: int, metrics: dict[str,
             "num_parameters": sum(p.numel() for p in model.parameters()),
             "packages": {package: importlib.metadata.version(package) for package in _PACKAGES},
         }
-        (folder / "README.md").write_text(_card(run, role, content, metrics))
+        (folder / "README.md").write_text(bundle_card(run, role, metrics))
         write_manifest(folder, content)
     return target
 
@@ -116,14 +116,17 @@ def test_logits(run: Run, role: Role, name: str) -> dict[str, Any]:
     return {label.name: predictions_of(label, logits[label.name].numpy()) for label in run.task.spec.labels}
 
 
-def _card(run: Run, role: Role, content: dict[str, Any], metrics: dict[str, float]) -> str:
+def bundle_card(run: Run, role: Role, metrics: dict[str, float]) -> str:
+    """Return the model card that lies in a bundle."""
+    part, features = run.recipe.part(role), run.features[role]
+    distribution, version, _ = run.platform.plugin_of(run.kind(role), part.name)
     rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(metrics.items()))
     dataset = run.snapshot.meta["dataset"]
     licence = run.platform.dataset_of(run.task).licence
     return (
-        f"# {content['model']}, {role} of task {run.task.spec.name}\n\n{run.task.spec.description}\n\n"
-        f"- run {run.id}, seed {content['seed']}, snapshot {run.snapshot.id}\n"
+        f"# {part.name}, {role} of task {run.task.spec.name}\n\n{run.task.spec.description}\n\n"
+        f"- run {run.id}, seed {run.recipe.seeds[0]}, snapshot {run.snapshot.id}\n"
         f"- data: {dataset['name']} {dataset['version']} ({licence})\n"
-        f"- features: {content['feature_service']} ({content['fingerprint']})\n"
-        f"- made by {content['plugin']}\n\n| metric on the test split | value |\n|---|---|\n{rows}\n"
+        f"- features: {features.service} ({features.fingerprint})\n"
+        f"- made by {distribution}=={version}\n\n| metric on the test split | value |\n|---|---|\n{rows}\n"
     )

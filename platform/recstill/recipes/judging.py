@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from recstill.api.errors import ConfigError
-from recstill.evaluation.metrics import auc, evaluate_predictions, predictions_of
+from recstill.evaluation.metrics import auc, evaluate_predictions, predictions_of, spearman
 from recstill.evaluation.retrieval import HeldOut, rank_of_targets, retrieval_metrics
 from recstill.training.loop import predict
 
@@ -36,11 +36,13 @@ def primary_metric(task: TaskSpec) -> str:
     """The metric that verdicts and gates look at; higher is better."""
     if task.retrieval is not None:
         return f"{task.primary.name}.recall@{task.retrieval.k}"
+    if task.primary.graded:
+        return f"{task.primary.name}.ndcg@10"
     return f"{task.primary.name}.{'accuracy' if task.primary.kind == 'multiclass' else 'auc'}"
 
 
 class RowJudge:
-    """Judges rows: AUC (accuracy, squared error) of the primary label while training, all metrics at the end."""
+    """Judges rows: AUC (accuracy, Spearman, squared error) of the primary label while training, all metrics at the end."""
 
     def __init__(self, rows: RunRows, role: Role, bf16: bool) -> None:
         self.rows, self.role, self.bf16 = rows, role, bf16
@@ -51,6 +53,8 @@ class RowJudge:
         known = ~np.isnan(truth)
         predicted = predictions_of(primary, predict(model, valid, bf16=self.bf16)[primary.name].numpy())[known]
         truth = truth[known]
+        if primary.graded:
+            return spearman(truth, predicted)
         if primary.kind in ("binary", "count"):
             return auc(truth, predicted)
         hit = predicted.argmax(1) == truth if primary.kind == "multiclass" else -((predicted - truth) ** 2)

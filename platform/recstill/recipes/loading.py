@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from recstill.api.errors import ConfigError, PluginError, UnknownNameError
 from recstill.plugins.manager import load_plugins
 from recstill.recipes.checking import check_model, check_strategy
+from recstill.recipes.columns import check_column_options, reads_columns
 from recstill.recipes.config import Recipe
 
 if TYPE_CHECKING:
@@ -102,6 +103,11 @@ def _check_names(platform: Platform, data: Mapping[str, Any]) -> list[str]:
         if isinstance(part, dict):
             kinds = ("students",) if place == "student" else ("teachers", "students")
             model = _look_up(platform, kinds, part.get("name"), f"{place}.name", problems)
+            if model and task and reads_columns(model):
+                problems += check_column_options(
+                    model, part.get("options") or {}, f"{place}.options", task.spec.features, task.spec.labels
+                )
+                continue
             tables = (part.get("training") or {}).get("table_optimizer", "rowwise-adagrad")
             if model and task:
                 problems += check_model(model, part.get("options") or {}, f"{place}.options", task.spec, tables)

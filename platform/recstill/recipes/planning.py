@@ -9,20 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from recstill.api.batch import Output
 from recstill.api.errors import ConfigError
 from recstill.api.strategy import StrategyContext
 from recstill.distillation.objective import StudentRunner, attention_shapes, hidden_widths
 from recstill.embeddings.tables import TrainingTables
 from recstill.recipes.checking import build_strategy
+from recstill.recipes.columns import build_columns, reads_columns
 from recstill.recipes.training import begin_from, build_model
 from recstill.training.loop import DenseForward, has_fast_bf16
 from recstill.training.losses import supervised_loss
 from recstill.training.parameters import freeze, thaw
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
-    from recstill.api.batch import Output
+    from recstill.api.task import LabelSpec
     from recstill.recipes.config import ModelConfig
     from recstill.recipes.run import Run
     from recstill.training.config import TrainingConfig
@@ -72,8 +74,19 @@ def hidden_asked(run: Run) -> tuple[str, ...]:
 def check_plan(run: Run) -> None:
     """Attach every strategy to the models' real outputs. Raise ConfigError with all conflicts."""
     problems = []
+    columns = [role for role in run.recipe.all_teachers if reads_columns(run.factory(role))]
+    for role in columns:
+        build_columns(run, role)
+        if run.recipe.distil.live:
+            problems.append(
+                f"distil.live: {role} {run.recipe.part(role).name!r} reads columns; it teaches through stored signals"
+            )
+        if run.recipe.all_teachers[role].checkpoints:
+            problems.append(f"{role}.checkpoints: {run.recipe.part(role).name!r} has no epochs to keep")
+        if run.task.spec.retrieval is not None:
+            problems.append(f"{role}.name: a retrieval task needs a two-tower teacher")
     student, teacher = _probe(run, "student"), _probe(run, "teacher")
-    for role in ("student", *run.recipe.all_teachers):
+    for role in ("student", *(role for role in run.recipe.all_teachers if role not in columns)):
         for config in (run.recipe.part(role).training, *_more_training(run, role)):
             problems += _check_freeze(run, role, config)
     if run.recipe.prune is not None and not hasattr(run.factory("student"), "prune"):
@@ -127,6 +140,9 @@ def plan(run: Run) -> list[PlannedStage]:
         suffix = role.removeprefix("teacher")
         if part.version:
             stages.append(PlannedStage(role, f"take {part.version} from the registry"))
+        elif reads_columns(run.factory(role)):
+            stages.append(PlannedStage(f"pretrain{suffix}", f"{part.name}, on the raw columns of the training rows"))
+            stages.append(PlannedStage(role, f"register as {part.register_as}"))
         else:
             stages.append(_timed(run, f"pretrain{suffix}", role, part))
             stages.append(PlannedStage(role, f"export, check and register as {part.register_as}"))
@@ -153,7 +169,7 @@ def plan(run: Run) -> list[PlannedStage]:
 
 def _planned_score(run: Run, role: str, suffix: str) -> PlannedStage:
     hidden = hidden_asked(run)
-    rows = sum(len(run.rows.tensors(role, split)) for split in run.taught_splits)
+    rows = sum(len(run.snapshot.rows_of(split)) for split in run.taught_splits)
     if run.task.spec.retrieval is not None:
         return PlannedStage(
             f"score{suffix}", "vectors of every query and item, and the best items of each query", "vectors, top"
@@ -166,12 +182,26 @@ def _planned_score(run: Run, role: str, suffix: str) -> PlannedStage:
 
 
 def _probe(run: Run, role: str) -> Output:
-    """Return a model's output on a few real rows; the model is thrown away."""
+    """Return a model's output on a few real rows; the model is thrown away. A teacher of columns is as yet unfitted: it
+    answers zeros, and the hidden vectors that its class declares."""
+    if reads_columns(run.factory(role)):
+        return _declared(run, role)
     rows = run.rows.tensors(role, "valid")
     with torch.no_grad():
         model = _model(run, role).eval()
         output: Output = model(rows.batch(torch.arange(min(4, len(rows)))))
     return output
+
+
+def _declared(run: Run, role: str) -> Output:
+    def zeros(label: LabelSpec) -> Tensor:
+        return torch.zeros(2, label.num_classes) if label.kind == "multiclass" else torch.zeros(2)
+
+    widths = getattr(build_columns(run, role), "hidden", {})
+    return Output(
+        {label.name: zeros(label) for label in run.task.spec.labels},
+        {name: torch.zeros(2, width) for name, width in widths.items()},
+    )
 
 
 def _model(run: Run, role: str) -> nn.Module:

@@ -66,14 +66,16 @@ def describe(settings: Settings, name: str) -> dict[str, Any]:
 
 def check_plugin(name: str) -> list[Check]:
     """Run the conformance kit on everything that an installed plugin offers."""
-    from recstill.testing import check_strategy, check_student, check_teacher
+    from recstill.recipes.columns import reads_columns
+    from recstill.testing import check_column_teacher, check_strategy, check_student, check_teacher
 
     load_plugins().get(name)
     alone = load_plugins(only={name})
     checks: list[Check] = []
     for kind, check in (("teachers", check_teacher), ("students", check_student), ("strategies", check_strategy)):
         for thing, factory in alone.catalog(kind).items():
-            checks += check(factory, name=f"{KINDS[kind]} {thing}")
+            fitting = check_column_teacher if reads_columns(factory) else check
+            checks += fitting(factory, name=f"{KINDS[kind]} {thing}")
     if not checks:
         raise PluginError(f"Plugin {name!r} offers no teacher, student or strategy; there is nothing to check.")
     return checks

@@ -10,6 +10,7 @@ from recstill.api.errors import ConfigError
 from recstill.data.bundle import bundle_size, open_bundle
 from recstill.data.transform import Transform
 from recstill.export.graph import load_weights
+from recstill.recipes.columns import reads_columns, unpack_columns
 from recstill.registry.runs import record_feature_set
 from recstill.registry.versions import NewVersion, add_version, find_version
 
@@ -73,8 +74,11 @@ def fetch_teacher(run: Run, role: str) -> dict[str, Any]:
         problems.append(f"{role}.features: {part.version} reads {manifest.feature_service} as it was, not {part.features}")
     if problems:
         raise ConfigError(f"Recipe {run.name!r}", problems)
-    run.rows.adopted[role] = Transform.load(folder)
-    save_file(load_weights(folder), run.weights(role))
+    if reads_columns(run.factory(role)):
+        unpack_columns(run, role, folder)
+    else:
+        run.rows.adopted[role] = Transform.load(folder)
+        save_file(load_weights(folder), run.weights(role))
     return {
         "version": f"{version.model_name}:{version.number}",
         "metrics": version.metrics,

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from recstill.api.baseline import BaselineData
+from recstill.api.columns import ColumnRows
 from recstill.api.errors import ConfigError
 from recstill.data.encoders import Values, to_keys
 from recstill.data.sides import Sides, split_sides
@@ -41,11 +42,12 @@ class RunRows:
     roles: Mapping[Role, FeatureSet]
     adopted: dict[Role, Transform] = field(default_factory=dict)
     made: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    without: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
     _tensors: dict[tuple[Role, str], TensorRows] = field(default_factory=dict)
 
     def features(self, role: Role) -> tuple[FeatureSpec, ...]:
         """The features that a role may see."""
-        return self.roles[role].select(self.task)
+        return tuple(f for f in self.roles[role].select(self.task) if f.name not in self.without.get(role, ()))
 
     @cached_property
     def _all(self) -> tuple[Transform, Encoded]:
@@ -155,6 +157,14 @@ class RunRows:
         """The group of each row of a split."""
         columns = self.snapshot.columns(self.task.groups, self.snapshot.rows_of(split))
         return group_ids(list(columns.values()))
+
+    def raw(self, role: Role, rows: Values) -> dict[str, Values]:
+        """The columns of a role's features as they are in the snapshot."""
+        return self.snapshot.columns([feature.name for feature in self.features(role) if not feature.of], rows)
+
+    def column_rows(self, role: Role, split: str) -> ColumnRows:
+        """A split as teachers of raw columns read it."""
+        return ColumnRows(self.raw(role, self.snapshot.rows_of(split)), self.labels(split), self.groups(split))
 
     def unseen(self, split: str) -> dict[str, float]:
         """The share of rows of a split whose query or item id has no row of its own: they are scored by hashed ids."""

@@ -59,7 +59,9 @@ class Run:
     def rows(self) -> RunRows:
         rules = read_rules(self.recipe.rules)
         made = {RULE: rule_scores(rules, self.snapshot)} if rules else {}
-        return RunRows(self.snapshot, self.task.spec, self.features, made=made)
+        parts = {"student": self.recipe.student, **self.recipe.all_teachers}
+        without = {role: part.without for role, part in parts.items() if part.without}
+        return RunRows(self.snapshot, self.task.spec, self.features, made=made, without=without)
 
     @cached_property
     def columns(self) -> set[str]:
@@ -195,7 +197,9 @@ def _feature_sets(platform: Platform, task: Task, recipe: Recipe, progress: Prog
             f"time: {', '.join(found['student'].privileged)}. Use them in the teacher only."
         )
     for role, features in found.items():
-        features.select(task.spec)
+        known = {feature.name for feature in features.select(task.spec)}
+        if strange := set(recipe.part(role).without) - known:
+            raise ConfigError(f"Recipe for {task.spec.name}", [f"{role}.without: it does not see {', '.join(sorted(strange))}"])
         if beyond := set(features.features) - set(found["teacher"].features):
             raise ConfigError(
                 f"Recipe for {task.spec.name}",

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from filelock import FileLock
 
+from recstill.data.bundle import bundle_size
 from recstill.evaluation.metrics import evaluate_predictions
-from recstill.recipes.exporting import check_bundle, export_bundle
+from recstill.recipes.columns import bundle_columns, open_columns, reads_columns, test_columns, train_columns
+from recstill.recipes.exporting import bundle_card, check_bundle, export_bundle
 from recstill.recipes.judging import judge_of
 from recstill.recipes.planning import hidden_asked
 from recstill.recipes.pruning import prune
@@ -86,7 +88,7 @@ def taught_versions(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, tupl
                 fetch_teacher(run, role)
         else:
             name = f"pretrain{suffix}"
-            run.stage(name, lambda role=role: train(run, role, role, run.recipe.seeds[0]))  # type: ignore[misc]
+            run.stage(name, lambda role=role: _pretrain(run, role))  # type: ignore[misc]
             taught[role] = run.stage(role, lambda role=role: _export_teacher(run, role))  # type: ignore[misc]
         version = taught[role]["version"]
         members = {version: role} | {f"{version}@{epoch}": f"{role}@{epoch}" for epoch in part.checkpoints}
@@ -97,6 +99,11 @@ def taught_versions(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, tupl
         if not run.recipe.distil.live:
             run.rows.forget(role)
     return taught, versions
+
+
+def _pretrain(run: Run, role: str) -> dict[str, Any]:
+    seed = run.recipe.seeds[0]
+    return train_columns(run, role, seed) if reads_columns(run.factory(role)) else train(run, role, role, seed)
 
 
 def _score(run: Run, role: str, weights: str, version: str) -> None:
@@ -112,8 +119,12 @@ def _score(run: Run, role: str, weights: str, version: str) -> None:
 
 def _export_teacher(run: Run, role: str) -> dict[str, Any]:
     trained = run.stage(f"pretrain{role.removeprefix('teacher')}", dict)
-    folder = export_bundle(run, role, role, run.recipe.seeds[0], trained["metrics"])
-    metrics = {**trained["metrics"], **check_bundle(run, role, role, folder)}
+    if reads_columns(run.factory(role)):
+        folder = bundle_columns(run, role, trained["num_parameters"], bundle_card(run, role, trained["metrics"]))
+        metrics = {**trained["metrics"], "bundle.bytes": float(bundle_size(folder))}
+    else:
+        folder = export_bundle(run, role, role, run.recipe.seeds[0], trained["metrics"])
+        metrics = {**trained["metrics"], **check_bundle(run, role, role, folder)}
     return {
         "version": register_teacher(run, role, folder, trained, metrics),
         "metrics": metrics,
@@ -124,7 +135,10 @@ def _export_teacher(run: Run, role: str) -> dict[str, Any]:
 
 def _registered_teacher(run: Run, role: str) -> dict[str, Any]:
     found = fetch_teacher(run, role)
-    judged = judge_of(run.rows, role).test(load_trained(run, role, role))
+    if reads_columns(run.factory(role)):
+        judged = test_columns(run, role, open_columns(run, role))
+    else:
+        judged = judge_of(run.rows, role).test(load_trained(run, role, role))
     return {**found, "metrics": {**found["metrics"], **judged}}
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from recstill.data.files import read_json
 from recstill.evaluation.report import ReportContent, write_report
 from recstill.evaluation.transfer import Transfer, transfer_efficiency
+from recstill.recipes.columns import open_columns, reads_columns, test_predictions
 from recstill.recipes.exporting import test_logits
 from recstill.recipes.judging import primary_metric
 from recstill.registry.versions import find_version, lineage_of
@@ -65,7 +66,7 @@ def write_run_report(run: Run, table: dict[str, Values], transfer: Transfer, exp
     truth = run.rows.labels("test")[primary.name]
     if primary.kind not in ("multiclass", "ranking"):
         predicted = {
-            TEACHER: test_logits(run, "teacher", "teacher")[primary.name],
+            TEACHER: _teacher_says(run)[primary.name],
             ALONE: test_logits(run, "student", f"alone-{seed}")[primary.name],
             DISTILLED: test_logits(run, "student", f"distilled-{seed}")[primary.name],
         }
@@ -137,6 +138,12 @@ def _spread(found: list[dict[str, float]]) -> Values:
     names = found[0]
     values = {name: np.array([metrics[name] for metrics in found]) for name in names}
     return {n: (float(v.mean()), float(v.std(ddof=1)) if len(v) > 1 else 0.0, len(v)) for n, v in values.items()}
+
+
+def _teacher_says(run: Run) -> dict[str, Any]:
+    if reads_columns(run.factory("teacher")):
+        return dict(test_predictions(run, "teacher", open_columns(run, "teacher")))
+    return test_logits(run, "teacher", "teacher")
 
 
 def _state(run: Run, stage: str) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from recstill.distillation.signals import (
 )
 from recstill.distillation.store import SignalKey, SignalStore
 from recstill.evaluation.retrieval import top_items
+from recstill.recipes.columns import CHUNK as COLUMN_CHUNK
+from recstill.recipes.columns import answers, open_columns, reads_columns
 from recstill.recipes.judging import vectors_of
 from recstill.recipes.training import load_trained
 from recstill.training.loop import DenseForward, has_fast_bf16
@@ -43,13 +45,15 @@ def store_of(run: Run, teacher: str) -> SignalStore:
 def score_teacher(run: Run, role: str, weights: str, version: str, hidden: Sequence[str]) -> dict[str, Any]:
     """Score every training and validation row that is not scored yet, part by part; return coverage and size."""
     store, label = store_of(run, version), run.task.spec.primary.name
-    model = load_trained(run, weights, role)
     facts = {
         "snapshot_sha256": run.snapshot.meta["sha256"],
         "num_snapshot_rows": run.snapshot.meta["num_rows"],
         "labels": [spec.name for spec in run.task.spec.labels],
         "sampling_rate": run.recipe.part(role).keep_negatives,
     }
+    if reads_columns(run.factory(role)):
+        return _score_columns(run, role, store, facts, hidden)
+    model = load_trained(run, weights, role)
     if run.task.spec.retrieval is not None:
         _score_catalogue(run, role, model, store, {**facts, "labels": [label], "hidden": {}, "kind": "catalogue"})
         return {"coverage": 1.0, "bytes": store.num_bytes}
@@ -73,6 +77,26 @@ def score_teacher(run: Run, role: str, weights: str, version: str, hidden: Seque
             run.progress.steps(number, num_parts, 0.0)
     store.seal()
     return {"coverage": len(row_ids) / run.snapshot.meta["num_rows"], "bytes": store.num_bytes}
+
+
+def _score_columns(run: Run, role: str, store: SignalStore, facts: Mapping[str, Any], hidden: Sequence[str]) -> dict[str, Any]:
+    predictor = open_columns(run, role)
+    done = store.begin({**facts, "hidden": {name: predictor.hidden[name] for name in hidden}, "kind": "rows"})
+    kept = [f"hidden_{name}" for name in (store.card or {})["hidden"]]
+    rows = np.concatenate([run.snapshot.rows_of(split) for split in run.taught_splits])
+    times = run.snapshot.columns(["event_timestamp"])["event_timestamp"] if "event_timestamp" in run.columns else None
+    parts = [rows[start : start + COLUMN_CHUNK] for start in range(0, len(rows), COLUMN_CHUNK)]
+    for number, ids in enumerate(parts):
+        name = f"rows-{number:05d}.parquet"
+        if name in done:
+            continue
+        said = answers(run, role, predictor, ids)
+        columns = {key: values for key, values in said.items() if key.startswith("logit_")}
+        columns |= {key: said[key].astype(np.float16) for key in kept}
+        store.append(name, {"row_id": ids, **columns}, None if times is None else times[ids])
+        run.progress.steps(number + 1, len(parts), 0.0)
+    store.seal()
+    return {"coverage": len(rows) / run.snapshot.meta["num_rows"], "bytes": store.num_bytes}
 
 
 def _widths(model: nn.Module, batch: Batch, hidden: Sequence[str]) -> dict[str, int]:

@@ -110,8 +110,7 @@ def test_din_weighs_what_is_there_by_the_candidate_and_never_padding() -> None:
     vectors = model.tables(batch.sparse)
     row = int(present.sum(1).argmax())
     candidate, history = vectors[row, 1], vectors[row, model.places["seen"]][present[row] > 0]
-    scores = torch.stack([
-        model.attention["seen"].score(model.attention["seen"].body(torch.cat([k, candidate, k - candidate, k * candidate])[None]))
-        for k in history
-    ]).flatten()  # fmt: skip
+    attention = model.attention["seen"]
+    pairs = [torch.cat([k, candidate, k - candidate, k * candidate]) for k in history]
+    scores = torch.stack([attention.score(attention.body(pair[None])) for pair in pairs]).flatten()
     assert torch.allclose(looks[row, 0][present[row] > 0], torch.softmax(scores, 0), atol=1e-6)

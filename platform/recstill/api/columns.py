@@ -1,0 +1,66 @@
+"""Teachers that read the rows' columns as they are: language models, tree ensembles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from recstill.api.task import FeatureSpec, LabelSpec
+
+
+@dataclass(frozen=True)
+class ColumnInputs:
+    """What a column teacher is built from: the features that it may read, the labels that it must answer."""
+
+    features: tuple[FeatureSpec, ...]
+    labels: tuple[LabelSpec, ...]
+
+
+@dataclass(frozen=True)
+class ColumnRows:
+    """N rows. columns: {feature: (N,)} raw values, strings and lists as objects. labels: {label: (N,)}, NaN where not known.
+    groups: (N,), rows of one request share a number."""
+
+    columns: Mapping[str, NDArray[np.generic]]
+    labels: Mapping[str, NDArray[np.float32]]
+    groups: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+
+class ColumnPredictor(Protocol):
+    """A fitted column teacher. hidden: the width of each hidden vector that it gives."""
+
+    hidden: Mapping[str, int]
+    num_parameters: int
+
+    def __call__(self, columns: Mapping[str, NDArray[np.generic]]) -> Mapping[str, NDArray[np.float32]]:
+        """Return {`logit_LABEL`: (N,)} on the scale of a model's logits (log-odds, log of the mean, or the value), and
+        {`hidden_NAME`: (N, width)}."""
+
+
+class ColumnTeacher(Protocol):
+    """Built as `Teacher(inputs, **options)`. What it learns lies in files that hold no code: safetensors, JSON, ONNX, text.
+
+    Raise ValueError in the constructor for options that cannot be, before anything is trained.
+    """
+
+    reads: ClassVar[Literal["columns"]]
+
+    def fit(self, train: ColumnRows, valid: ColumnRows, folder: Path, seed: int, progress: Callable[[str], None]) -> None:
+        """Train, and write the files of the model into `folder`.
+
+        A killed run calls it again with the same folder: what it kept in files whose names begin with a dot it may go on
+        from; they are no part of the model.
+        """
+
+    def open(self, folder: Path) -> ColumnPredictor:
+        """Return the predictor of a folder that `fit` wrote. Raise ValueError for files that do not fit the inputs."""

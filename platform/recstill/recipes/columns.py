@@ -1,0 +1,144 @@
+"""Teachers of raw columns in a run: fitted, stored as plain files, asked for their answers."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recstill.api.columns import ColumnInputs
+from recstill.api.errors import BundleError, ConfigError
+from recstill.data.bundle import MANIFEST, write_manifest
+from recstill.data.files import new_folder, sha256_of
+from recstill.evaluation.metrics import Floats, evaluate_predictions, predictions_of
+from recstill.recipes.checking import unknown_options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from recstill.api.columns import ColumnPredictor, ColumnTeacher
+    from recstill.data.encoders import Values
+    from recstill.recipes.run import Run
+
+CHUNK = 4_096
+
+
+def reads_columns(factory: Any) -> bool:
+    """Say whether a class of the catalog is a teacher of raw columns."""
+    return getattr(factory, "reads", "") == "columns"
+
+
+def build_columns(run: Run, role: str) -> ColumnTeacher:
+    """Return a fresh teacher of the recipe's options. Raise ConfigError if it refuses them."""
+    part = run.recipe.part(role)
+    try:
+        built: ColumnTeacher = run.factory(role)(ColumnInputs(run.rows.features(role), run.task.spec.labels), **part.options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"Recipe {run.name!r}", [f"{role}.options: {error}"]) from error
+    return built
+
+
+def folder_of(run: Run, name: str) -> Path:
+    """Where the files of a fitted teacher lie."""
+    return run.weights(name).with_suffix("")
+
+
+def train_columns(run: Run, role: str, seed: int) -> dict[str, Any]:
+    """Fit a teacher of raw columns, store its files, and return its test metrics."""
+    teacher, work = build_columns(run, role), run.folder / "checkpoints" / f"{role}-columns"
+    work.mkdir(parents=True, exist_ok=True)
+    train, valid = run.rows.column_rows(role, "train"), run.rows.column_rows(role, "valid")
+    teacher.fit(train, valid, work, seed, lambda text: run.progress.say(f"{role}: {text}"))
+    target = folder_of(run, role)
+    shutil.rmtree(target, ignore_errors=True)
+    with new_folder(target) as folder:
+        for path in sorted(work.iterdir()):
+            if path.is_file() and not path.name.startswith("."):
+                shutil.copyfile(path, folder / path.name)
+    predictor = open_columns(run, role)
+    return {"history": [], "metrics": test_columns(run, role, predictor), "num_parameters": predictor.num_parameters}
+
+
+def open_columns(run: Run, role: str) -> ColumnPredictor:
+    """Return the predictor of a fitted teacher. Raise BundleError if its files are not what it says."""
+    try:
+        return build_columns(run, role).open(folder_of(run, role))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"The {role} in {folder_of(run, role)} cannot be opened: {error}") from error
+
+
+def answers(run: Run, role: str, predictor: ColumnPredictor, rows: Values) -> dict[str, Floats]:
+    """Ask a teacher about rows of the snapshot. Raise ConfigError for an answer of the wrong shape or with NaN in it."""
+    found = {name: np.asarray(values) for name, values in predictor(run.rows.raw(role, rows)).items()}
+    name = run.recipe.part(role).name
+    for label in run.task.spec.labels:
+        shape = (len(rows), label.num_classes) if label.kind == "multiclass" else (len(rows),)
+        answer = found.get(f"logit_{label.name}")
+        if answer is None or answer.shape != shape:
+            got = "none" if answer is None else f"shape {answer.shape}"
+            raise ConfigError(f"Teacher {name!r}", [f"must answer logit_{label.name} of shape {shape}, got {got}"])
+        if not np.isfinite(answer).all():
+            wrong = int(rows[np.flatnonzero(~np.isfinite(answer.reshape(len(rows), -1)).all(1))[0]])
+            raise ConfigError(f"Teacher {name!r}", [f"logit_{label.name} is not a number for row {wrong}"])
+    return found
+
+
+def test_columns(run: Run, role: str, predictor: ColumnPredictor) -> dict[str, float]:
+    """Judge a teacher on the test split."""
+    labels = run.task.spec.labels
+    predictions = test_predictions(run, role, predictor)
+    return evaluate_predictions(labels, run.rows.labels("test"), predictions, run.rows.groups("test"))
+
+
+def test_predictions(run: Run, role: str, predictor: ColumnPredictor) -> dict[str, Floats]:
+    """Return what a teacher says of the test rows, on the labels' own scale."""
+    rows = run.snapshot.rows_of("test")
+    parts = [answers(run, role, predictor, rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK)]
+    return {
+        label.name: predictions_of(label, np.concatenate([part[f"logit_{label.name}"] for part in parts]))
+        for label in run.task.spec.labels
+    }
+
+
+def bundle_columns(run: Run, role: str, num_parameters: int, card: str) -> Path:
+    """Write the bundle of a fitted teacher: its own files under a manifest. It can teach, and is not served."""
+    source, part, features = folder_of(run, role), run.recipe.part(role), run.features[role]
+    digests = "".join(sha256_of(path) for path in sorted(source.iterdir()))
+    distribution, version, _ = run.platform.plugin_of("teachers", part.name)
+    target = run.folder / "bundles" / f"{role}-{hashlib.sha256(digests.encode()).hexdigest()[:12]}"
+    with new_folder(target) as folder:
+        for path in source.iterdir():
+            shutil.copyfile(path, folder / path.name)
+        (folder / "README.md").write_text(card)
+        write_manifest(folder, {
+            "task": run.task.spec, "role": role, "model": part.name, "plugin": f"{distribution}=={version}",
+            "options": part.options, "run": run.id, "seed": run.recipe.seeds[0], "snapshot": run.snapshot.id,
+            "feature_service": features.service, "fingerprint": features.fingerprint, "features": features.to_json(),
+            "sides": run.rows.sides(role), "num_parameters": num_parameters,
+            "packages": {"recstill": importlib.metadata.version("recstill")},
+        })  # fmt: skip
+    return target
+
+
+def unpack_columns(run: Run, role: str, bundle: Path) -> None:
+    """Lay the files of a registered teacher out where `open_columns` looks."""
+    target = folder_of(run, role)
+    shutil.rmtree(target, ignore_errors=True)
+    with new_folder(target) as folder:
+        for path in bundle.iterdir():
+            if path.name not in (MANIFEST, "README.md"):
+                shutil.copyfile(path, folder / path.name)
+
+
+def check_column_options(factory: Any, options: object, place: str, features: Any, labels: Any) -> list[str]:
+    """Build the teacher once: what its constructor refuses is a mistake of the recipe."""
+    if (problems := unknown_options(factory, options, place, skip=1)) or not isinstance(options, dict):
+        return problems
+    try:
+        factory(ColumnInputs(tuple(features), tuple(labels)), **options)
+    except (TypeError, ValueError) as error:
+        return [f"{place}: {error}"]
+    return []

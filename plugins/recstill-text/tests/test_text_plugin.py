@@ -1,0 +1,140 @@
+"""Text teachers, students and tasks; the language model is a tiny one made here, of the same files as a real one."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from recstill.api import ColumnInputs, ColumnRows, LabelSpec
+from recstill.testing import assert_passed, check_column_teacher, check_student
+from recstill.testing.columns import FEATURES, LABEL, column_rows
+from recstill_text.encoders import BiEncoder, CrossEncoder
+from recstill_text.home_depot import HomeDepotOptions, HomeDepotTask
+from recstill_text.students import NgramStudent
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OPTIONS = {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3, "max_tokens": 16, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A BERT of 16 units with a vocabulary of characters and a few words, as a folder with safetensors."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "blue", "paint", "brush", "hammer", "nail", "wall"]
+    tokenizer = Tokenizer(models.WordPiece({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    special = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=32, **size)).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("factory", [CrossEncoder, BiEncoder])
+def test_teachers_conform(factory: type, tiny: str) -> None:
+    assert_passed(check_column_teacher(factory, model=tiny, **OPTIONS))
+
+
+def test_a_killed_fine_tuning_goes_on_to_the_same_weights(tiny: str, tmp_path: Path) -> None:
+    class KilledError(Exception):
+        pass
+
+    teacher = CrossEncoder(ColumnInputs(FEATURES, (LABEL,)), model=tiny, **OPTIONS)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in (whole, broken):
+        folder.mkdir()
+    train, valid = column_rows(96), column_rows(32, 1)
+
+    def die_after_the_first_epoch(text: str) -> None:
+        if text.startswith("epoch 2"):
+            raise KilledError
+
+    teacher.fit(train, valid, whole, 3, lambda _: None)
+    with pytest.raises(KilledError):
+        teacher.fit(train, valid, broken, 3, die_after_the_first_epoch)
+    teacher.fit(train, valid, broken, 3, lambda _: None)
+    first, again = (teacher.open(folder)(valid.columns)["logit_positive"] for folder in (whole, broken))
+    assert np.array_equal(first, again)
+
+
+def test_a_file_that_lies_about_its_shape_is_refused(tiny: str, tmp_path: Path) -> None:
+    teacher = CrossEncoder(ColumnInputs(FEATURES, (LABEL,)), model=tiny, **{**OPTIONS, "epochs": 1})
+    teacher.fit(column_rows(32), column_rows(16, 1), tmp_path, 0, lambda _: None)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "hidden_size": 32}))
+    with pytest.raises(ValueError, match=r"model.safetensors does not fit config.json"):
+        teacher.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"model": "minilm-l7"}, "name minilm-l6"),
+        ({"model": "package:no_such_package/model"}, "is not installed"),
+        ({"query": "amount"}, "is no text feature of the task; it has query, title"),
+        ({"epochs": 0}, "must be above 0"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_before_anything_is_loaded(options: dict, words: str, tiny: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        CrossEncoder(ColumnInputs(FEATURES, (LABEL,)), **{"model": tiny, **options})
+    with pytest.raises(ValueError, match="answers binary and regression"):
+        CrossEncoder(ColumnInputs(FEATURES, (LabelSpec(name="n", kind="count", primary=True),)), model=tiny)
+
+
+def test_rows_without_any_label_are_refused(tiny: str, tmp_path: Path) -> None:
+    rows = column_rows(16)
+    blank = ColumnRows(rows.columns, {"positive": np.full(16, np.nan, np.float32)}, rows.groups)
+    with pytest.raises(ValueError, match="no row has a label"):
+        CrossEncoder(ColumnInputs(FEATURES, (LABEL,)), model=tiny, **OPTIONS).fit(blank, blank, tmp_path, 0, lambda _: None)
+
+
+def test_the_ngram_student_conforms() -> None:
+    assert_passed(check_student(NgramStudent, hidden=[8]))
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("judged")
+    random = np.random.default_rng(0)
+    queries = [f"thing {i % 40}" for i in range(400)]
+    table = {
+        "id": list(range(400)), "product_uid": [int(i) for i in random.integers(0, 90, 400)],
+        "search_term": queries, "relevance": [float(r) for r in random.choice([1.0, 2.0, 2.33, 3.0], 400)],
+    }  # fmt: skip
+    table["product_title"] = [f"product thing {uid}" for uid in table["product_uid"]]
+    pq.write_table(pa.table(table), folder / "train.parquet")
+    return folder
+
+
+def test_queries_are_split_and_grades_lie_between_zero_and_one(judged: Path) -> None:
+    rows = HomeDepotTask().rows(judged, HomeDepotOptions()).to_pandas()
+    assert rows.groupby("query_id").split.nunique().max() == 1
+    assert set(rows.split) == {"train", "valid", "test"}
+    assert rows.relevance.between(0, 1).all()
+    assert rows.relevance.max() == 1
+
+
+def test_unlabelled_pairs_are_of_training_queries_and_new(judged: Path) -> None:
+    rows = HomeDepotTask().rows(judged, HomeDepotOptions(unlabelled=6)).to_pandas()
+    further, plain = rows[rows.split == "unlabelled"], rows[rows.split != "unlabelled"]
+    assert further.relevance.isna().all()
+    assert set(further.query_id) == set(plain[plain.split == "train"].query_id)
+    assert further.groupby("query_id").size().max() <= 6
+    both = further.merge(plain, on=["query_id", "product_id"])
+    assert both.empty
