@@ -20,7 +20,17 @@ from recstill.api.gates import Candidate, Gate, GateResult
 from recstill.api.hookspecs import hookimpl
 from recstill.api.models import Model, ModelInputs, Prunable, Slot
 from recstill.api.strategy import DistillationLoss, Schedule, Strategy, StrategyContext, StudentForward, value_at
-from recstill.api.task import ContextSpec, Dataset, EndpointSpec, FeatureSpec, LabelSpec, RetrievalSpec, Task, TaskSpec
+from recstill.api.task import (
+    ContextSpec,
+    Dataset,
+    DecisionSpec,
+    EndpointSpec,
+    FeatureSpec,
+    LabelSpec,
+    RetrievalSpec,
+    Task,
+    TaskSpec,
+)
 
 __all__ = [
     "Baseline",
@@ -36,6 +46,7 @@ __all__ = [
     "ContextSpec",
     "DataError",
     "Dataset",
+    "DecisionSpec",
     "DistillationLoss",
     "EndpointSpec",
     "FeatureError",

@@ -48,12 +48,14 @@ class Output:
     """What a model says about B rows.
 
     logits: {label: (B,)} raw scores ((B, C) for a multiclass label; the log of the mean for a count). hidden: {name: (B,
-    ...)} vectors that strategies may match. attention: {name: (B, H, L)}.
+    ...)} vectors that strategies may match. attention: {name: (B, H, L)}. parts: {label: (B, P)}, terms whose sum is the logit
+    up to a constant, in the order of the model's attribute `part_names`; a model that gives them is served with reasons.
     """
 
     logits: Mapping[str, Tensor]
     hidden: Mapping[str, Tensor] = field(default_factory=dict)
     attention: Mapping[str, Tensor] = field(default_factory=dict)
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

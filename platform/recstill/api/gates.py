@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Candidate:
     """What a gate sees: metrics by name (`purchase.auc`), the one that decides (higher is better), the bundle's size, and the
-    metrics of the version that it would replace, if there is one."""
+    metrics of the version that it would replace and of its teacher, where there are such."""
 
     name: str
     version: int
@@ -22,6 +22,7 @@ class Candidate:
     primary_metric: str
     calibrated_labels: tuple[str, ...]
     incumbent: Mapping[str, float] | None = None
+    teacher: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)

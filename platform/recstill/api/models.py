@@ -44,10 +44,11 @@ class Tables(Protocol):
 class ModelInputs:
     """The first argument of every teacher and student.
 
-    `tables(dim)` makes the module that turns `batch.sparse` into (B, len(slots), dim): fused TorchRec tables in training,
-    one concatenated table in export. Call it once, and keep the result as an attribute of the module; models that look into
-    sequences call `tables(dim, expand=True)`. query_dense,
-    query_slots: which dense columns and slots describe the query; the others describe the item. Two-tower models need them.
+    `tables(dim)` makes the module that turns `batch.sparse` into (B, len(slots), dim): fused TorchRec tables in training, one
+    concatenated table in export. Call it once, and keep the result as an attribute of the module; models that look into
+    sequences call `tables(dim, expand=True)`. query_dense, query_slots: which dense columns and slots describe the query; the
+    others describe the item. Two-tower models need them. dense_names: the feature of each dense column; a number has its
+    standardised log, then its quantile rank in [-1, 1], then a flag where training had gaps.
     """
 
     num_dense: int
@@ -56,6 +57,7 @@ class ModelInputs:
     tables: Tables
     query_dense: tuple[int, ...] = ()
     query_slots: tuple[int, ...] = ()
+    dense_names: tuple[str, ...] = ()
 
     @property
     def places(self) -> dict[str, slice]:

@@ -65,6 +65,7 @@ class FeatureSpec(Spec):
     oov_buckets: int = 16
     buckets: int = Field(0, ge=0, description="numeric: also an id of this many quantile buckets; text and match: hashed rows")
     length: int = Field(0, ge=0, description="sequence, text and match: how many ids at most")
+    title: str = Field("", description="what people call it, for the sentences of reasons")
     ngrams: tuple[Literal["word", "word2", "char3", "char4", "char5"], ...] = ("word", "word2", "char3")
     of: tuple[str, ...] = ()
 
@@ -98,7 +99,7 @@ class EndpointSpec(Spec):
     """The request that the task's models answer: one query entity against many item entities."""
 
     path: str
-    query_key: str
+    query_key: str = ""
     item_key: str
     items_field: str
     context: tuple[ContextSpec, ...] = ()
@@ -118,6 +119,44 @@ class RetrievalSpec(Spec):
     negatives: int = 1
 
 
+class DecisionSpec(Spec):
+    """What follows from the probability of the primary label.
+
+    From the threshold `cost_false_alarm / (cost_false_alarm + cost_miss)` upwards, where acting costs less than not acting
+    (Elkan, 2001), the decision is `act`, below it `pass_`; within `review_margin` of it a person decides. bands: the upper
+    bounds of the score bands A, B, C …; the last band has none.
+    """
+
+    act: str = "decline"
+    pass_: str = "approve"
+    cost_false_alarm: float = Field(1.0, gt=0)
+    cost_miss: float = Field(1.0, gt=0)
+    review_margin: float = Field(0.0, ge=0, lt=0.5)
+    bands: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4)
+    reasons: int = Field(4, ge=0, description="how many reasons an explained answer gives")
+
+    @model_validator(mode="after")
+    def _bands_rise(self) -> DecisionSpec:
+        if list(self.bands) != sorted(set(self.bands)) or not all(0 < bound < 1 for bound in self.bands):
+            raise ValueError(f"bands must rise between 0 and 1, not {self.bands}")
+        return self
+
+    @property
+    def threshold(self) -> float:
+        """The probability from which acting is cheaper."""
+        return self.cost_false_alarm / (self.cost_false_alarm + self.cost_miss)
+
+    def decide(self, probability: float) -> str:
+        """Return `act`, `pass_`, or `review` within the margin of the threshold."""
+        if abs(probability - self.threshold) < self.review_margin:
+            return "review"
+        return self.act if probability >= self.threshold else self.pass_
+
+    def band(self, probability: float) -> str:
+        """Return the score band: A for the lowest scores, then B, C …"""
+        return chr(ord("A") + sum(probability >= bound for bound in self.bands))
+
+
 class TaskSpec(Spec):
     """Everything about a task that does not need its data.
 
@@ -135,6 +174,8 @@ class TaskSpec(Spec):
     derived_keys: Mapping[str, str] = Field(default_factory=dict)
     attributes: tuple[str, ...] = Field((), description="columns of the rows that strategies may ask for and no model sees")
     retrieval: RetrievalSpec | None = None
+    fairness: tuple[str, ...] = Field((), description="attributes of 0 and 1 whose groups every report compares")
+    decision: DecisionSpec | None = None
     default_recipe: str = ""
     auction: bool = Field(False, description="scores are used as probabilities, so the served head must stay calibrated")
 

@@ -86,6 +86,11 @@ class Transform:
     def num_dense(self) -> int:
         return sum(self._dense.values())
 
+    @property
+    def dense_names(self) -> tuple[str, ...]:
+        """The feature of each dense column."""
+        return tuple(f.name for f in self.features if f.name in self._dense for _ in range(self._dense[f.name]))
+
     def encode(self, columns: Columns, names: Sequence[str] | None = None) -> Encoded:
         """Encode all features, or only `names` (their columns in the order of `dense_index` and `id_index`).
 

@@ -214,6 +214,7 @@ def training_inputs(
     optimizer: TableOptimizer,
     device: torch.device | str = "cpu",
     query: QueryPlaces = ((), ()),
+    dense_names: tuple[str, ...] = (),
 ) -> ModelInputs:
     """Return inputs whose tables train."""
     place = torch.device(device)
@@ -223,18 +224,22 @@ def training_inputs(
             return AdamTables(slots, dim, optimizer, place, expand)
         return FusedTables(slots, dim, optimizer, place, expand)
 
-    return ModelInputs(num_dense, tuple(slots), tuple(labels), tables, *query)
+    return ModelInputs(num_dense, tuple(slots), tuple(labels), tables, *query, dense_names)
 
 
 def export_inputs(
-    num_dense: int, slots: Sequence[Slot], labels: Sequence[LabelSpec], query: QueryPlaces = ((), ())
+    num_dense: int,
+    slots: Sequence[Slot],
+    labels: Sequence[LabelSpec],
+    query: QueryPlaces = ((), ()),
+    dense_names: tuple[str, ...] = (),
 ) -> ModelInputs:
     """Return inputs whose tables export."""
 
     def tables(dim: int, *, expand: bool = False) -> nn.Module:
         return ConcatenatedTables(slots, dim, expand)
 
-    return ModelInputs(num_dense, tuple(slots), tuple(labels), tables, *query)
+    return ModelInputs(num_dense, tuple(slots), tuple(labels), tables, *query, dense_names)
 
 
 def portable_state(model: nn.Module) -> dict[str, Tensor]:

@@ -36,9 +36,12 @@ def check_model(factory: Any, options: object, place: str, task: TaskSpec, table
     if problems := unknown_options(factory, options, place, skip=1):
         return problems
     slots = [Slot(name, name, 3) for name in ("a", "b", "c")]
+    numbers = [feature.name for feature in task.features if feature.kind == "numeric"] or ["number"]
+    names = tuple(name for name in numbers for _ in range(3))
     tables = TableOptimizer(kind=table_optimizer)
     try:
-        factory(training_inputs(4, slots, task.labels, tables, query=((0, 1), (0,))), **cast("dict[str, Any]", options))
+        inputs = training_inputs(len(names), slots, task.labels, tables, query=((0, 1), (0,)), dense_names=names)
+        factory(inputs, **cast("dict[str, Any]", options))
     except Exception as error:  # whatever a plugin's constructor raises is about these options
         return [f"{place}: {error}"]
     return []

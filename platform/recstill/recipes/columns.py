@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import shutil
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from recstill.api.columns import ColumnInputs
 from recstill.api.errors import BundleError, ConfigError
 from recstill.data.bundle import MANIFEST, write_manifest
 from recstill.data.files import new_folder, sha256_of
-from recstill.evaluation.metrics import Floats, evaluate_predictions, predictions_of
+from recstill.evaluation.metrics import Floats, predictions_of
 from recstill.recipes.checking import unknown_options
+from recstill.recipes.judging import row_metrics
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,9 +90,7 @@ def answers(run: Run, role: str, predictor: ColumnPredictor, rows: Values) -> di
 
 def test_columns(run: Run, role: str, predictor: ColumnPredictor) -> dict[str, float]:
     """Judge a teacher on the test split."""
-    labels = run.task.spec.labels
-    predictions = test_predictions(run, role, predictor)
-    return evaluate_predictions(labels, run.rows.labels("test"), predictions, run.rows.groups("test"))
+    return row_metrics(run.rows, test_predictions(run, role, predictor))
 
 
 def test_predictions(run: Run, role: str, predictor: ColumnPredictor) -> dict[str, Floats]:
@@ -101,6 +101,17 @@ def test_predictions(run: Run, role: str, predictor: ColumnPredictor) -> dict[st
         label.name: predictions_of(label, np.concatenate([part[f"logit_{label.name}"] for part in parts]))
         for label in run.task.spec.labels
     }
+
+
+def latency_of(run: Run, role: str, num_rows: int = 200) -> float:
+    """Return the milliseconds that a teacher takes for so many test rows, as they lie in the snapshot: the median of five."""
+    predictor, rows = open_columns(run, role), run.snapshot.rows_of("test")[:num_rows]
+    columns, seconds = run.rows.raw(role, rows), []
+    for _ in range(5):
+        started = time.perf_counter()
+        predictor(columns)
+        seconds.append(time.perf_counter() - started)
+    return float(np.median(seconds) * 1000 * num_rows / len(rows))
 
 
 def bundle_columns(run: Run, role: str, num_parameters: int, card: str) -> Path:

@@ -35,7 +35,8 @@ def export_bundle(run: Run, role: Role, name: str, seed: int, metrics: dict[str,
     part = run.recipe.part(role)
     transform, sides = run.rows.transform(role), run.rows.sides(role)
     features = run.features[role]
-    inputs = export_inputs(transform.num_dense, transform.slots, run.task.spec.labels, run.rows.query_places(role))
+    places, names = run.rows.query_places(role), transform.dense_names
+    inputs = export_inputs(transform.num_dense, transform.slots, run.task.spec.labels, places, names)
     options = run.options_of(name, role)
     model = run.factory(role)(inputs, **options)
     load_portable_state(model, load_file(run.weights(name)))

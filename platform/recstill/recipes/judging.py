@@ -9,14 +9,35 @@ import torch
 from torch import Tensor, nn
 
 from recstill.api.errors import ConfigError
-from recstill.evaluation.metrics import auc, evaluate_predictions, predictions_of, spearman
+from recstill.evaluation.fairness import band_metrics, fairness_metrics, stability_index
+from recstill.evaluation.metrics import Floats, auc, evaluate_predictions, predictions_of, spearman
 from recstill.evaluation.retrieval import HeldOut, rank_of_targets, retrieval_metrics
 from recstill.training.loop import predict
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from recstill.api.task import TaskSpec
     from recstill.embeddings.catalogue import Catalogue
     from recstill.recipes.rows import Role, RunRows
+
+
+def row_metrics(rows: RunRows, predictions: Mapping[str, Floats], earlier: Floats | None = None) -> dict[str, float]:
+    """Return all metrics of predictions for the test rows: of each label, between groups, by score band.
+
+    earlier: predictions of the primary label for the validation rows, to see whether the scores moved since (`score.psi`).
+    """
+    task, truth = rows.task, rows.labels("test")
+    found = evaluate_predictions(task.labels, truth, predictions, rows.groups("test"))
+    name, test = task.primary.name, rows.snapshot.rows_of("test")
+    if task.fairness and name in predictions:
+        groups = {n: v.astype(np.float64) for n, v in rows.snapshot.columns(task.fairness, test).items()}
+        found |= fairness_metrics(truth[name], predictions[name], groups, task.decision)
+    if task.decision is not None and name in predictions:
+        found |= band_metrics(truth[name], predictions[name], task.decision)
+        if earlier is not None:
+            found["score.psi"] = stability_index(earlier, predictions[name])
+    return found
 
 
 class Judge(Protocol):
@@ -61,10 +82,14 @@ class RowJudge:
         return float(hit.mean())
 
     def test(self, model: nn.Module) -> dict[str, float]:
-        labels = self.rows.task.labels
+        task = self.rows.task
         logits = predict(model, self.rows.tensors(self.role, "test"))
-        predictions = {label.name: predictions_of(label, logits[label.name].numpy()) for label in labels}
-        return evaluate_predictions(labels, self.rows.labels("test"), predictions, self.rows.groups("test"))
+        predictions = {label.name: predictions_of(label, logits[label.name].numpy()) for label in task.labels}
+        earlier = None
+        if task.decision is not None:
+            primary = predict(model, self.rows.tensors(self.role, "valid"))[task.primary.name]
+            earlier = predictions_of(task.primary, primary.numpy())
+        return row_metrics(self.rows, predictions, earlier)
 
 
 class RetrievalJudge:

@@ -34,6 +34,7 @@ def judge(platform: Platform, reference: str) -> tuple[VersionRow, dict[str, Gat
         if champion is not None and champion != version.number:
             incumbent = find_version(session, f"{version.model_name}:{champion}").metrics
         teacher = next((row for row in lineage_of(session, version) if row.relation == "teacher"), None)
+        taught = find_version(session, teacher.value).metrics if teacher is not None else None
     manifest = open_bundle(platform.artifacts.get(version.artifact))
     candidate = Candidate(
         name=version.model_name,
@@ -44,6 +45,7 @@ def judge(platform: Platform, reference: str) -> tuple[VersionRow, dict[str, Gat
         primary_metric=primary_metric(manifest.task),
         calibrated_labels=tuple(label.name for label in manifest.task.labels if label.kind == "binary"),
         incumbent=incumbent,
+        teacher=taught,
     )
     gates = platform.catalog("gates")
     return version, {name: gate(candidate) for name, gate in gates.items()}

@@ -11,10 +11,9 @@ import torch
 from filelock import FileLock
 
 from recstill.data.bundle import bundle_size
-from recstill.evaluation.metrics import evaluate_predictions
-from recstill.recipes.columns import bundle_columns, open_columns, reads_columns, test_columns, train_columns
+from recstill.recipes.columns import bundle_columns, latency_of, open_columns, reads_columns, test_columns, train_columns
 from recstill.recipes.exporting import bundle_card, check_bundle, export_bundle
-from recstill.recipes.judging import judge_of
+from recstill.recipes.judging import judge_of, row_metrics
 from recstill.recipes.planning import hidden_asked
 from recstill.recipes.pruning import prune
 from recstill.recipes.quantising import quantise
@@ -122,6 +121,7 @@ def _export_teacher(run: Run, role: str) -> dict[str, Any]:
     if reads_columns(run.factory(role)):
         folder = bundle_columns(run, role, trained["num_parameters"], bundle_card(run, role, trained["metrics"]))
         metrics = {**trained["metrics"], "bundle.bytes": float(bundle_size(folder))}
+        metrics["latency.ms_per_200"] = latency_of(run, role)
     else:
         folder = export_bundle(run, role, role, run.recipe.seeds[0], trained["metrics"])
         metrics = {**trained["metrics"], **check_bundle(run, role, role, folder)}
@@ -147,7 +147,7 @@ def _baseline(run: Run, name: str) -> dict[str, Any]:
     fit = run.platform.catalog("baselines")[name]
     labels = run.task.spec.labels
     predictions = fit(train_data, valid, test, labels, run.recipe.seeds[0], lambda text: run.progress.say(f"{name}: {text}"))
-    return {"metrics": evaluate_predictions(labels, test.labels, predictions, run.rows.groups("test"))}
+    return {"metrics": row_metrics(run.rows, predictions)}
 
 
 def _export_student(run: Run, taught: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -48,8 +48,12 @@ def build_model(run: Run, role: Role, seed: int, config: TrainingConfig, options
     )
     torch.manual_seed(seed)
     query = run.rows.query_places(role)
-    inputs = training_inputs(transform.num_dense, transform.slots, run.task.spec.labels, tables, query=query)
-    model: nn.Module = run.factory(role)(inputs, **(part.options if options is None else options))
+    labels, names = run.task.spec.labels, transform.dense_names
+    inputs = training_inputs(transform.num_dense, transform.slots, labels, tables, query=query, dense_names=names)
+    try:
+        model: nn.Module = run.factory(role)(inputs, **(part.options if options is None else options))
+    except ValueError as error:
+        raise ConfigError(f"Recipe {run.name!r}", [f"{role}.options: {error}"]) from error
     return model
 
 

@@ -30,17 +30,18 @@ SLOTS = (
     Slot("words", "words", 12, 4, "bag"),
 )
 NUM_DENSE = 6
+NAMES = ("price", "price", "price", "age", "age", "age")
 QUERY = ((1, 4), (0, 2))
 
 
 def inputs_for_training() -> ModelInputs:
     """Return inputs with fused tables."""
-    return training_inputs(NUM_DENSE, SLOTS, LABELS, TableOptimizer(), query=QUERY)
+    return training_inputs(NUM_DENSE, SLOTS, LABELS, TableOptimizer(), query=QUERY, dense_names=NAMES)
 
 
 def inputs_for_export() -> ModelInputs:
     """Return inputs with the concatenated table."""
-    return export_inputs(NUM_DENSE, SLOTS, LABELS, QUERY)
+    return export_inputs(NUM_DENSE, SLOTS, LABELS, QUERY, NAMES)
 
 
 def sample_rows(num_rows: int = 64, seed: int = 0) -> TensorRows:

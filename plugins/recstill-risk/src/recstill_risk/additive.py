@@ -1,0 +1,92 @@
+"""An additive student: a curve per feature, some of them monotonic, whose values are the reasons."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
+
+from recstill.api import Batch, ModelInputs, Output
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class AdditiveStudent(nn.Module):
+    """z = bias + sum of one function per feature (a generalised additive model, Hastie & Tibshirani, 1986).
+
+    A number's function is linear between `knots` points of its quantile rank, and has a value of its own where the number is
+    missing; a category has one value. increasing, decreasing: numbers whose function for the primary label may only rise or
+    fall, exactly. Output.parts: the terms of the primary label, in the order of `part_names`. hidden: `backbone`, all terms.
+    """
+
+    def __init__(
+        self,
+        inputs: ModelInputs,
+        *,
+        knots: int = 16,
+        increasing: Sequence[str] = (),
+        decreasing: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        if knots < 2:
+            raise ValueError(f"knots must be 2 or more, not {knots}")
+        columns: dict[str, list[int]] = {}
+        for place, name in enumerate(inputs.dense_names):
+            columns.setdefault(name, []).append(place)
+        numbers = list(columns)
+        if strange := sorted({*increasing, *decreasing} - set(numbers)):
+            raise ValueError(
+                f"increasing, decreasing: {', '.join(strange)}: no such numeric feature; it sees {', '.join(numbers)}"
+            )
+        if both := sorted(set(increasing) & set(decreasing)):
+            raise ValueError(f"{', '.join(both)} cannot both rise and fall")
+        self.sizes = {label.name: label.num_classes if label.kind == "multiclass" else 1 for label in inputs.labels}
+        self.primary = next(label.name for label in inputs.labels if label.primary)
+        row, outputs = list(self.sizes).index(self.primary), sum(self.sizes.values())
+        self.row = sum(list(self.sizes.values())[:row])
+        self.part_names = (*numbers, *(slot.name for slot in inputs.slots))
+        self.register_buffer("ranks", torch.tensor([columns[n][1] for n in numbers], dtype=torch.long), persistent=False)
+        flags = [columns[n][2] if len(columns[n]) > 2 else -1 for n in numbers]
+        self.register_buffer("flags", torch.tensor([max(flag, 0) for flag in flags], dtype=torch.long), persistent=False)
+        self.register_buffer("has_flag", torch.tensor([float(flag >= 0) for flag in flags]), persistent=False)
+        signs = torch.zeros(outputs, len(numbers), 1)
+        for place, name in enumerate(numbers):
+            signs[self.row, place] = 1.0 if name in increasing else -1.0 if name in decreasing else 0.0
+        self.register_buffer("signs", signs, persistent=False)
+        self.register_buffer("places", torch.arange(knots).float(), persistent=False)
+        self.ranks: Tensor
+        self.flags: Tensor
+        self.has_flag: Tensor
+        self.signs: Tensor
+        self.places: Tensor
+        self.knots = nn.Parameter(torch.zeros(outputs, len(numbers), knots))
+        with torch.no_grad():
+            self.knots[signs.expand_as(self.knots) != 0] = -3.0  # softplus makes nearly flat steps of it
+        self.absent = nn.Parameter(torch.zeros(outputs, len(numbers)))
+        self.tables = inputs.tables(4) if inputs.slots else None
+        self.read = nn.Parameter(torch.randn(outputs, len(inputs.slots), 4) * 0.1)
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def curves(self) -> Tensor:
+        """Return the values at the knots (outputs, numbers, knots)."""
+        steps = F.softplus(self.knots)
+        rising = self.signs * (steps.cumsum(2) - steps.sum(2, keepdim=True) / 2)
+        return torch.where(self.signs != 0, rising, self.knots)
+
+    def forward(self, batch: Batch) -> Output:
+        rank = batch.dense.index_select(1, self.ranks)
+        flag = batch.dense.index_select(1, self.flags) * self.has_flag
+        place = (rank.clamp(-1, 1) + 1) / 2 * (len(self.places) - 1)
+        hats = torch.relu(1 - (place.unsqueeze(2) - self.places).abs())  # (B, numbers, knots), linear between knots
+        numbers = (hats.unsqueeze(1) * self.curves()).sum(3)
+        terms = numbers * (1 - flag).unsqueeze(1) + self.absent * flag.unsqueeze(1)
+        if self.tables is not None:
+            vectors = self.tables(batch.sparse).to(terms.dtype)
+            terms = torch.cat([terms, (vectors.unsqueeze(1) * self.read).sum(3)], 2)
+        logits = terms.sum(2) + self.bias
+        split = zip(self.sizes, torch.split(logits, list(self.sizes.values()), 1), strict=True)
+        said = {name: part.squeeze(1) if part.shape[1] == 1 else part for name, part in split}
+        return Output(said, {"backbone": terms.flatten(1)}, parts={self.primary: terms[:, self.row]})
