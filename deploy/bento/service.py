@@ -15,7 +15,8 @@ from recstill.serving.app import Service
 _HERE = Path(__file__).parent
 _PACKAGES = (_HERE / "requirements.txt").read_text().split()
 _IMAGE = bentoml.images.Image(python_version="3.11", lock_python_packages=False).python_packages(*_PACKAGES)
-_service = Service(_HERE / "models")
+# Decisions are logged where the operator says; a container without a volume keeps them beside the bento.
+_service = Service(_HERE / "models", Path(os.environ.get("RECSTILL_DECISIONS", _HERE / "decisions")))
 
 
 @bentoml.service(

@@ -93,16 +93,26 @@ class ContextSpec(Spec):
     name: str
     dtype: Literal["int", "float", "str", "ints", "strs"] = "int"
     description: str = ""
+    required: bool = False
+    max_bytes: int = Field(4_096, gt=0, description="of a string, in UTF-8")
 
 
 class EndpointSpec(Spec):
-    """The request that the task's models answer: one query entity against many item entities."""
+    """The request that the task's models answer: one query entity against many item entities.
+
+    Items are ids, or objects with features of view `row`. A query key may be optional (a user that is not logged in), or not
+    there at all (applicants judged each for itself). catalogue: the request names no items; two-tower models answer it with
+    the best of the whole catalogue, `filters` naming the item features that a request may ask for.
+    """
 
     path: str
     query_key: str = ""
     item_key: str
     items_field: str
     context: tuple[ContextSpec, ...] = ()
+    query_optional: bool = False
+    catalogue: bool = False
+    filters: tuple[str, ...] = ()
     max_items: int = 10_000
     max_body_bytes: int = 1_000_000
 

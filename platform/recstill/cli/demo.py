@@ -24,9 +24,9 @@ def demo(task: str, overrides: tuple[str, ...]) -> None:
     rows = []
     for subject, values in result.run.metrics.items():
         row = {"": subject}
-        for name in ("auc", "gauc", "ndcg@10", "ne", "calibration"):
-            mean, spread, seeds = values.get(f"{result.primary_label}.{name}", (float("nan"), 0.0, 1))
-            row[name] = f"{mean:.4f}" + (f" ± {spread:.4f}" if seeds > 1 else "")
+        for name in result.metrics:
+            mean, spread, seeds = values.get(name, (float("nan"), 0.0, 1))
+            row[name.split(".", 1)[1]] = f"{mean:.4f}" + (f" ± {spread:.4f}" if seeds > 1 else "")
         rows.append(row)
     show(rows, "table")
     click.echo(
@@ -34,6 +34,7 @@ def demo(task: str, overrides: tuple[str, ...]) -> None:
         f"report     {result.run.report}\nbento      {result.bento}"
     )
     click.echo(f"\nrequest    {json.dumps(result.request)}")
-    shown = {**result.response, "scores": result.response["scores"][:3]}
-    click.echo(f"response   {json.dumps(shown)} … {len(result.response['scores'])} candidates in all")
+    listed = "decisions" if "decisions" in result.response else "scores"
+    shown = {**result.response, listed: result.response[listed][:2]}
+    click.echo(f"response   {json.dumps(shown, ensure_ascii=False)} … {len(result.response[listed])} in all")
     click.echo(f"\nServe it yourself:  .venv/bin/recstill serve {result.run.student}")

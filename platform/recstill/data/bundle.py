@@ -20,7 +20,11 @@ FORMAT = 1
 
 
 class Manifest(BaseModel):
-    """`features` is the feature set (views, keys, types), `sides` says which features go to which input of the graph."""
+    """`features` is the feature set (views, keys, types), `sides` says which features go to which input of the graph.
+
+    part_names, part_means: the terms that the graph gives beside the scores, and their means over the training rows.
+    vectors: the graph also gives the vectors `query` and `item`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -39,12 +43,16 @@ class Manifest(BaseModel):
     sides: Sides
     num_parameters: int
     packages: dict[str, str]
+    part_names: tuple[str, ...] = ()
+    part_means: tuple[float, ...] = ()
+    vectors: bool = False
     files: dict[str, str]
 
     @property
     def outputs(self) -> list[str]:
-        """The labels, in the order of the graph's outputs."""
-        return [label.name for label in self.task.labels]
+        """The graph's outputs: the labels, then what there is beside them."""
+        beside = [*(["#parts"] if self.part_names else []), *(["#query", "#item"] if self.vectors else [])]
+        return [*(label.name for label in self.task.labels), *beside]
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> Manifest:

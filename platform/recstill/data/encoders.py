@@ -109,6 +109,11 @@ class NumericEncoder:
         return cls(float(logs.mean()), std, tuple(map(float, quantiles)), len(present) < len(numbers), num_buckets)
 
     @property
+    def seen(self) -> tuple[float, float]:
+        """The least and the greatest value of the training rows."""
+        return self.quantiles[0], self.quantiles[-1]
+
+    @property
     def num_columns(self) -> int:
         return 3 if self.has_missing else 2
 

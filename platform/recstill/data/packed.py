@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+_IDS = "#ids.npy"
 _MISSING_INT = np.iinfo(np.int64).min
 
 
@@ -40,13 +41,14 @@ def fold_keys(parts: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
 
 @dataclass(frozen=True)
 class PackedView:
-    """One view: sorted keys, and its features by storage type."""
+    """One view: sorted keys, and its features by storage type. ids: what the keys stand for, in a view of one integer key."""
 
     name: str
     join_keys: tuple[str, ...]
     keys: NDArray[np.uint64]
     arrays: Mapping[str, NDArray[Any]]
     strings: Mapping[str, NDArray[np.object_]]
+    ids: Values | None = None
 
     def find(self, columns: Sequence[Values]) -> NDArray[np.int64]:
         """Return the row of each entity, -1 where there is none. One column of values per join key."""
@@ -91,6 +93,8 @@ def write_view(folder: Path, name: str, join_keys: Sequence[str], columns: Mappi
     keys = combine_keys([columns[key] for key in join_keys])
     order = np.argsort(keys, kind="stable")
     np.save(target / "keys.npy", keys[order])
+    if len(join_keys) == 1 and columns[join_keys[0]].dtype.kind in "iu":
+        np.save(target / _IDS, columns[join_keys[0]].astype(np.int64)[order])
     strings: dict[str, list[str]] = {}
     for feature, values in columns.items():
         if feature in join_keys:
@@ -125,13 +129,16 @@ def open_store(folder: Path, views: Sequence[str] | None = None) -> PackedStore:
         for file, digest in card["files"].items():
             check_sha256(folder / name / file, digest, "Run `recstill features materialize` again.")
         strings = read_json(folder / name / "strings.json")
-        features = [file.removesuffix(".npy") for file in card["files"] if file.endswith(".npy") and file != "keys.npy"]
+        features = [
+            file.removesuffix(".npy") for file in card["files"] if file.endswith(".npy") and file not in ("keys.npy", _IDS)
+        ]
         opened[name] = PackedView(
             name,
             tuple(card["join_keys"]),
             np.load(folder / name / "keys.npy", mmap_mode="r"),
             {feature: np.load(folder / name / f"{feature}.npy", mmap_mode="r") for feature in features},
             {feature: np.array(texts, dtype=object) for feature, texts in strings.items()},
+            np.load(folder / name / _IDS, mmap_mode="r") if _IDS in card["files"] else None,
         )
     return PackedStore(folder, meta, opened)
 

@@ -48,12 +48,14 @@ class ServingGraph(nn.Module):
     """What is exported: one query against N items, answers on the labels' own scale.
 
     inputs: query_dense (1, Dq), query_ids (1, Fq), item_dense (N, Di), item_ids (N, Fi). outputs: one (N,) or (N, C) per
-    label: probability, expected count or value. Tables are read once for the query and its vectors spread over the items.
+    label: probability, expected count or value; then the primary label's terms (N, P) if the model has such, and with `vectors`
+    those of query and item (N, d). Tables are read once for the query and its vectors spread over the items.
     """
 
-    def __init__(self, model: nn.Module, layout: Layout, labels: Sequence[LabelSpec]) -> None:
+    def __init__(self, model: nn.Module, layout: Layout, labels: Sequence[LabelSpec], vectors: bool = False) -> None:
         super().__init__()
-        self.model, self.labels = model, tuple(labels)
+        self.model, self.labels, self.vectors = model, tuple(labels), vectors
+        self.primary = next(label.name for label in labels if label.primary)
         self.register_buffer("query_slots", torch.tensor(layout.query_slots, dtype=torch.long))
         self.register_buffer("item_slots", torch.tensor(layout.item_slots, dtype=torch.long))
         self.register_buffer("dense_order", torch.argsort(torch.tensor([*layout.query_dense, *layout.item_dense])))
@@ -66,8 +68,13 @@ class ServingGraph(nn.Module):
     def forward(self, query_dense: Tensor, query_ids: Tensor, item_dense: Tensor, item_ids: Tensor) -> tuple[Tensor, ...]:
         dense = torch.cat([query_dense.expand(item_dense.shape[0], -1), item_dense], 1).index_select(1, self.dense_order)
         sparse = SplitIds(query_ids, item_ids, self.query_slots, self.item_slots, self.slot_order)
-        logits = self.model(Batch(dense=dense, sparse=sparse)).logits
-        return tuple(_served(label, logits[label.name]) for label in self.labels)
+        said = self.model(Batch(dense=dense, sparse=sparse))
+        found = [_served(label, said.logits[label.name]) for label in self.labels]
+        if self.primary in said.parts:
+            found.append(said.parts[self.primary])
+        if self.vectors:
+            found += [said.hidden["query"], said.hidden["item"]]
+        return tuple(found)
 
 
 def _served(label: LabelSpec, logits: Tensor) -> Tensor:
@@ -78,9 +85,9 @@ def _served(label: LabelSpec, logits: Tensor) -> Tensor:
     return torch.exp(logits.clamp(max=15.0)) if label.kind == "count" else logits
 
 
-def export_graph(model: nn.Module, layout: Layout, labels: Sequence[LabelSpec], folder: Path) -> None:
+def export_graph(model: nn.Module, layout: Layout, labels: Sequence[LabelSpec], folder: Path, *, vectors: bool = False) -> None:
     """Write `model.onnx` and `weights.safetensors`; the graph refers to the tensors inside the safetensors file."""
-    graph = ServingGraph(model.eval(), layout, labels).eval()
+    graph = ServingGraph(model.eval(), layout, labels, vectors).eval()
     num_items = 7
     arguments = (
         torch.zeros(1, len(layout.query_dense)),
@@ -88,11 +95,13 @@ def export_graph(model: nn.Module, layout: Layout, labels: Sequence[LabelSpec], 
         torch.zeros(num_items, len(layout.item_dense)),
         torch.zeros(num_items, len(layout.item_slots), dtype=torch.long),
     )
+    beside = [*(["#parts"] if hasattr(model, "part_names") else []), *(["#query", "#item"] if vectors else [])]
+    names = [*(label.name for label in labels), *beside]
     items = torch.export.Dim("items", min=1, max=1_000_000)
     with _quiet():
         program = torch.onnx.export(
             graph, arguments, dynamo=True, opset_version=_OPSET, input_names=list(INPUTS), verbose=False,
-            output_names=[label.name for label in labels], dynamic_shapes=(None, None, {0: items}, {0: items}),
+            output_names=names, dynamic_shapes=(None, None, {0: items}, {0: items}),
         )  # fmt: skip
     assert program is not None
     proto = program.model_proto

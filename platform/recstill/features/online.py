@@ -7,8 +7,10 @@ import hashlib
 import io
 import shutil
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recstill.api.errors import FeatureError
 from recstill.data.files import new_folder, write_json
 from recstill.data.packed import PackedStore, open_store, write_view
 from recstill.data.snapshot import to_numpy
@@ -16,7 +18,6 @@ from recstill.features.repo import all_views
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     import pyarrow as pa
     from feast import FeatureStore, FeatureView
@@ -33,7 +34,14 @@ def materialize(store: FeatureStore, root: Path, until: datetime, progress: Call
 
     The version becomes current only when it is whole. Killed at any moment, the older version stays in place.
     """
-    views = [view for view in all_views(store) if view.availability == "request"]
+    views = []
+    for view in all_views(store):
+        if view.availability == "request":
+            source = Path(store.get_feature_view(view.name).batch_source.path)
+            if source.exists():
+                views.append(view)
+            else:
+                progress(f"{view.name}: its data set is not here yet, left out")
     for view in views:
         progress(view.name)
         with contextlib.redirect_stdout(io.StringIO()):  # feast prints a line per view
@@ -79,10 +87,12 @@ def latest_event(store: FeatureStore) -> datetime:
 
     newest_of = []
     for view in store.list_feature_views():
-        if view.tags.get("availability") == "request":
+        if view.tags.get("availability") == "request" and Path(view.batch_source.path).exists():
             query = "select epoch(max(event_timestamp)) from read_parquet($1)"
             found = duckdb.execute(query, [view.batch_source.path]).fetchone()
             newest_of.append(float(found[0]) if found and found[0] is not None else 0.0)
+    if not newest_of:
+        raise FeatureError("No data set with online features is here yet. Run `recstill data fetch` and `features apply`.")
     return datetime.fromtimestamp(max(newest_of), UTC)
 
 

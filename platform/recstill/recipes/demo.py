@@ -17,6 +17,7 @@ from recstill.recipes.serving import post, running_server
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from recstill.api.task import TaskSpec
     from recstill.recipes.platform import Platform
     from recstill.recipes.progress import Progress
     from recstill.recipes.stages import RunResult
@@ -31,7 +32,7 @@ class DemoResult:
     request: dict[str, Any]
     response: dict[str, Any]
     promotion: str
-    primary_label: str
+    metrics: tuple[str, ...]
 
 
 def run_demo(platform: Platform, task_name: str, overrides: list[str], progress: Progress) -> DemoResult:
@@ -56,27 +57,50 @@ def run_demo(platform: Platform, task_name: str, overrides: list[str], progress:
     log = platform.settings.folder("logs") / "demo-server.log"
     with progress.stage("serving"), running_server(platform, bento, free_port(), log) as address:
         response = post(f"{address}{task.spec.endpoint.path}", request)
-    return DemoResult(result, bento, request, response, promotion, task.spec.primary.name)
+    return DemoResult(result, bento, request, response, promotion, _shown_metrics(task.spec))
 
 
 def _request(platform: Platform, task_name: str) -> dict[str, Any]:
-    """A real group of the test split: its query, its context, and up to 10 of its items."""
+    """A real group of the test split: its query, its context, up to 10 of its items, and what the request says of each."""
     from recstill.data.snapshot import open_snapshot
     from recstill.registry.runs import list_snapshots
 
-    endpoint = platform.task(task_name).spec.endpoint
+    spec = platform.task(task_name).spec
+    endpoint = spec.endpoint
     with platform.registry.transaction() as session:
         newest = list_snapshots(session, task_name)[0].id
     snapshot = open_snapshot(newest, platform.settings.folder("snapshots"))
-    names = [endpoint.query_key, endpoint.item_key, *(field.name for field in endpoint.context)]
+    own = [feature.name for feature in spec.features if feature.view == "row"]
+    names = [*spec.groups, endpoint.item_key, *own, *(field.name for field in endpoint.context)]
+    names += [endpoint.query_key] if endpoint.query_key else []
     columns = {name: values.tolist() for name, values in snapshot.columns(names, snapshot.rows_of("test")).items()}
-    entity = columns[endpoint.query_key][-1]
-    places = [place for place, key in enumerate(columns[endpoint.query_key]) if key == entity][-10:]
-    return {
-        endpoint.query_key: entity,
-        endpoint.items_field: [columns[endpoint.item_key][place] for place in places],
-        "context": {field.name: columns[field.name][places[-1]] for field in endpoint.context},
-    }
+    group = list(zip(*(columns[name] for name in spec.groups), strict=True))
+    places = [place for place, key in enumerate(group) if key == group[-1]][-10:]
+    items = [columns[endpoint.item_key][place] for place in places]
+    request: dict[str, Any] = {endpoint.query_key: columns[endpoint.query_key][places[-1]]} if endpoint.query_key else {}
+    if endpoint.catalogue:
+        request["k"] = 10
+    elif own:
+        request[endpoint.items_field] = [
+            {endpoint.item_key: item, **{name: columns[name][place] for name in own}}
+            for item, place in zip(items, places, strict=True)
+        ]
+    else:
+        request[endpoint.items_field] = items
+    if endpoint.context:
+        request["context"] = {field.name: columns[field.name][places[-1]] for field in endpoint.context}
+    return request | ({"explain": True} if spec.decision is not None else {})
+
+
+def _shown_metrics(spec: TaskSpec) -> tuple[str, ...]:
+    """The metrics that say most about a task of this kind."""
+    name = spec.primary.name
+    if spec.primary.graded:
+        return tuple(f"{name}.{metric}" for metric in ("ndcg@10", "spearman", "mrr", "calibration", "rmse"))
+    plain = [f"{name}.{metric}" for metric in ("auc", "gauc", "ndcg@10", "ne", "calibration")]
+    if spec.decision is None:
+        return tuple(plain)
+    return (plain[0], plain[3], plain[4], *(f"fairness.{group}.approval_gap" for group in spec.fairness))
 
 
 def free_port() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -46,7 +46,8 @@ def export_bundle(run: Run, role: Role, name: str, seed: int, metrics: dict[str,
     target = run.folder / "bundles" / f"{role}-{sha256_of(run.weights(name))[:12]}"
     with new_folder(target) as folder:
         layout = Layout(query_dense, query_slots, item_dense, item_slots)
-        export_graph(model, layout, run.task.spec.labels, folder)
+        vectors = run.task.spec.endpoint.catalogue
+        export_graph(model, layout, run.task.spec.labels, folder, vectors=vectors)
         transform.save(folder)
         content = {
             "task": run.task.spec,
@@ -62,11 +63,24 @@ def export_bundle(run: Run, role: Role, name: str, seed: int, metrics: dict[str,
             "features": features.to_json(),
             "sides": sides,
             "num_parameters": sum(p.numel() for p in model.parameters()),
+            "vectors": vectors,
+            **_parts(run, role, name),
             "packages": {package: importlib.metadata.version(package) for package in _PACKAGES},
         }
         (folder / "README.md").write_text(bundle_card(run, role, metrics))
         write_manifest(folder, content)
     return target
+
+
+def _parts(run: Run, role: Role, name: str) -> dict[str, Any]:
+    """Return the names of a model's terms, if it has such, and their means over the training rows: what a reason is beside."""
+    model = load_trained(run, name, role)
+    if not hasattr(model, "part_names"):
+        return {}
+    rows, label = run.rows.tensors(role, "train"), run.task.spec.primary.name
+    with torch.no_grad():
+        terms = torch.cat([model(batch).parts[label] for batch in rows.batches(16_384)])
+    return {"part_names": list(cast("tuple[str, ...]", model.part_names)), "part_means": terms.double().mean(0).tolist()}
 
 
 def check_bundle(run: Run, role: Role, name: str, folder: Path, num_groups: int = 20) -> dict[str, float]:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _NEEDED = (
     "bentoml",
     "click",
+    "faiss-cpu",
     "numpy",
     "onnxruntime",
     "orjson",

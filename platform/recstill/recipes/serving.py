@@ -31,7 +31,8 @@ def serve_command(bento: Path, host: str, port: int) -> Sequence[str]:
 def serve_environment(platform: Platform, workers: int) -> dict[str, str]:
     """The environment of a server: the newest materialized features, not those of the day it was packaged."""
     online = current_version(platform.settings.folder("online"))
-    return {**bento_environment(platform.settings), "RECSTILL_ONLINE": str(online), "RECSTILL_WORKERS": str(workers)}
+    return {**bento_environment(platform.settings), "RECSTILL_ONLINE": str(online), "RECSTILL_WORKERS": str(workers),
+            "RECSTILL_DECISIONS": str(platform.settings.folder("decisions"))}  # fmt: skip
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from recstill.api.task import TaskSpec
 from recstill.data.files import read_json
 from recstill.data.packed import open_store
 from recstill.serving import telemetry
+from recstill.serving.decisions import DecisionLog, Reasons, decided
 from recstill.serving.openapi import openapi
 from recstill.serving.request import parse_request
 from recstill.serving.scorer import Scored, Scorer
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
 class Service:
     """The models of one worker. Routes are known from the manifests at once; `load` reads the models themselves."""
 
-    def __init__(self, models: Path) -> None:
-        self.models = models
+    def __init__(self, models: Path, decisions: Path) -> None:
+        self.models, self.decisions = models, decisions
+        self.log: DecisionLog | None = None
         self.cards: dict[str, dict[str, Any]] = {card["task"]: card for card in read_json(models / "models.json")}
         self.tasks = {
             name: TaskSpec(**read_json(models / card["bundle"] / "manifest.json")["task"]) for name, card in self.cards.items()
@@ -44,7 +46,9 @@ class Service:
             folder = self.models / card["bundle"]
             views = [view["name"] for view in read_json(folder / "manifest.json")["features"]["views"]]
             scorer = Scorer(card["version"], folder, open_store(online, views))
-            scorer.score(0, np.arange(1, 201), {})
+            scorer.warm_up()
+            if scorer.task.decision is not None and self.log is None:
+                self.log = DecisionLog(self.decisions)
             telemetry.MODEL.labels(task, card["version"]).set(1)
             self.scorers[task] = scorer
 
@@ -100,12 +104,29 @@ class Service:
 
     def _answer(self, task: str, body: bytes) -> Response:
         scorer = self.scorers[task]
-        request = parse_request(body, scorer.task.endpoint)
+        request = parse_request(body, scorer.task, scorer.brought)
+        if scorer.index is not None:
+            with telemetry.DURATION.labels(task, "score").time():
+                ids, scores, unknown = scorer.rank(request)
+            return _json(200, ranked(scorer, ids.tolist(), scores.tolist(), unknown))
+        if request.explain and not scorer.manifest.part_names:
+            raise RequestError(
+                422,
+                f"{scorer.version} is a {scorer.manifest.model}, which gives no reasons; 'explain' needs an additive model.",
+            )
         with telemetry.DURATION.labels(task, "score").time():
-            scored = scorer.score(request.entity, request.items, request.context)
+            scored = scorer.score(request)
         telemetry.CANDIDATES.labels(task).observe(len(request.items))
         _count(task, scored)
-        return _json(200, answer(scorer, request.items.tolist(), scored))
+        if not all(np.isfinite(values).all() for values in scored.scores.values()):
+            raise RequestError(500, f"{scorer.version} answered something that is no number; nothing was decided.")
+        if scorer.task.decision is None:
+            return _json(200, answer(scorer, request.items.tolist(), scored))
+        reasons = Reasons(scorer.manifest) if request.explain else None
+        answers = decided(scorer.manifest, scored, request.items, reasons)
+        assert self.log is not None
+        logged = self.log.write(task, scorer.version, request.items, answers)
+        return _json(200, {**_facts(scorer, request.items.tolist(), scored), "request": logged, "decisions": answers})
 
 
 def answer(scorer: Scorer, items: list[Any], scored: Scored) -> dict[str, Any]:
@@ -113,21 +134,41 @@ def answer(scorer: Scorer, items: list[Any], scored: Scored) -> dict[str, Any]:
     endpoint, primary = scorer.task.endpoint, scorer.task.primary.name
     order = np.argsort(-scored.scores[primary], kind="stable").tolist()
     columns = {label: values.tolist() for label, values in scored.scores.items()}
-    ranked = [
+    rows = [
         {endpoint.item_key: items[place], "rank": rank, **{label: values[place] for label, values in columns.items()}}
         for rank, place in enumerate(order, 1)
     ]
-    unknown_items = [items[place] for place in np.flatnonzero(scored.unknown_items).tolist()]
+    return {**_facts(scorer, items, scored), "scores": rows}
+
+
+def ranked(scorer: Scorer, items: list[Any], scores: list[float], unknown: bool) -> dict[str, Any]:
+    """Return the response of a request to the whole catalogue."""
+    endpoint, label = scorer.task.endpoint, scorer.task.primary.name
+    rows = [
+        {endpoint.item_key: item, "rank": rank, label: score}
+        for rank, (item, score) in enumerate(zip(items, scores, strict=True), 1)
+    ]
+    return {"model_version": scorer.version, "unknown": {endpoint.query_key: unknown}, "scores": rows}
+
+
+def _facts(scorer: Scorer, items: list[Any], scored: Scored) -> dict[str, Any]:
+    """What the answer rests on, and what was not there."""
+    endpoint = scorer.task.endpoint
+    query = endpoint.query_key
+    lists = {"unknown": scored.unknown_items, "unseen": scored.unseen_items}
+    flags = {"unknown": scored.unknown_query, "unseen": scored.unseen_query}
     return {
         "model_version": scorer.version,
         "degraded": bool(scored.missing_views),
-        "unknown": {endpoint.query_key: scored.unknown_query, endpoint.items_field: unknown_items},
-        "unseen": {
-            endpoint.query_key: scored.unseen_query,
-            endpoint.items_field: [items[place] for place in np.flatnonzero(scored.unseen_items).tolist()],
+        **{
+            name: {
+                **({query: flags[name]} if query else {}),
+                endpoint.items_field: [items[place] for place in np.flatnonzero(found).tolist()],
+            }
+            for name, found in lists.items()
         },
         "missing_views": dict(scored.missing_views),
-        "scores": ranked,
+        **({"remarks": {str(items[p]): said for p, said in scored.remarks.items()}} if scored.remarks else {}),
     }
 
 

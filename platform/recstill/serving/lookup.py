@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,46 +50,97 @@ class FeatureLookup:
             store.views[name] for name in dict.fromkeys(views[f] for f in self.sides.query) if name in store.views
         ]
         own = [store.views[name] for name in dict.fromkeys(views[f] for f in self.sides.items[1])]
+        self._own_views = own
         self._items = self._encode_items(own)
         self._crossed = [self._encode_crossed(store.views[views[group[0]]]) for group in self.sides.items[2:]]
         self._derived = {key: self._derive(reference, store) for key, reference in self.task.derived_keys.items()}
 
     def query(self, entity: int | str, context: Mapping[str, int | float | str | None]) -> tuple[Encoded, list[str]]:
         """Encode the query's part, one row. Also return the views that have no row for it."""
+        columns, missing = self._query_columns(entity, context)
+        return self.transform.encode(columns, self.sides.query), missing
+
+    def _query_columns(self, entity: int | str, context: Mapping[str, Any]) -> tuple[dict[str, Values], list[str]]:
         key = np.array([entity], dtype=np.int64 if isinstance(entity, int) else object)
         columns: dict[str, Values] = {self.task.endpoint.query_key: key}
         missing = []
         for spec in self.task.endpoint.context:
             value = context.get(spec.name)
-            columns[spec.name] = np.array([np.nan if value is None and spec.dtype != "str" else value])
+            if spec.dtype in ("ints", "strs"):
+                columns[spec.name] = np.empty(1, dtype=object)
+                columns[spec.name][0] = value or []
+            else:
+                columns[spec.name] = np.array([np.nan if value is None and spec.dtype != "str" else value])
         for view in self._query_views:
             row = view.find([key])
             missing += [view.name] if row[0] < 0 else []
             columns |= {f: view.read(f, row) for f in self.sides.query if self._view_of[f] == view.name}
-        return self.transform.encode(columns, self.sides.query), missing
+        return columns, missing
 
-    def items(self, entity: int | str, ids: Values) -> tuple[Encoded, Rows, dict[str, int]]:
-        """Encode the items' part, a row per id. Also return their rows (the last = unknown) and, by view, how many lack it."""
+    def items(
+        self,
+        entity: int | str,
+        ids: Values,
+        context: Mapping[str, Any] | None = None,
+        brought: Mapping[str, Values] | None = None,
+    ) -> tuple[Encoded, Rows, dict[str, int]]:
+        """Encode the items' part, a row per id. Also return their rows (the last = unknown) and, by view, how many lack it.
+
+        brought: what the request says of each item. context: what it says of the query, for features that match the two.
+        """
+        brought = brought or {}
         keys = to_keys(ids)
         rows = self._items.find(keys)
         parts = [
             self.transform.encode({self.task.endpoint.item_key: ids}, self.sides.items[0]),
             self._items.encoded.take(rows),
         ]
-        known = rows < len(self._items.keys)
+        known = rows < len(self._items.keys) if self._own_views else np.ones(len(rows), bool)
         missing = {name: int(np.sum(~has[rows].astype(bool))) for name, has in self._items.view_rows.items()}
         query_key = to_keys(np.array([entity], dtype=np.int64 if isinstance(entity, int) else object))
         for table, join_keys in self._crossed:
-            crossed = fold_keys([self._key_part(key, query_key, keys, rows) for key in join_keys])
+            crossed = fold_keys([self._key_part(key, query_key, keys, rows, brought) for key in join_keys])
             parts.append(table.encoded.take(table.find(crossed)))
+        if self.sides.row:
+            parts.append(self.transform.encode({name: brought[name] for name in self.sides.row}, self.sides.row))
+        if self.sides.match:
+            parts.append(self._match(entity, context or {}, rows, brought))
         together = Encoded(np.concatenate([p.dense for p in parts], 1), np.concatenate([p.ids for p in parts], 1))
         return together, np.where(known, rows, -1), {name: count for name, count in missing.items() if count}
 
+    def item_view(self) -> PackedView | None:
+        """The view that lists all items, if the model reads one."""
+        return next(iter(self._own_views), None)
+
+    def texts(self, name: str, rows: Rows) -> Values:
+        """Read an item feature as the feature store has it, of some items by row."""
+        view = next(view for view in self._own_views if view.name == self._view_of[name])
+        places = np.append(_rows_of(view, self._items.keys), -1)
+        return view.read(name, places[rows])
+
+    def _match(self, entity: int | str, context: Mapping[str, Any], rows: Rows, brought: Mapping[str, Values]) -> Encoded:
+        asked, _ = self._query_columns(entity, context)
+        columns: dict[str, Values] = {}
+        for feature in (f for f in self.transform.features if f.name in self.sides.match):
+            for name in feature.of:
+                if name in asked:
+                    columns[name] = np.repeat(asked[name], len(rows))
+                else:
+                    columns[name] = brought[name] if name in brought else self.texts(name, rows)
+        return self.transform.encode(columns, self.sides.match)
+
     def _key_part(
-        self, key: str, query_key: NDArray[np.uint64], item_keys: NDArray[np.uint64], rows: Rows
+        self,
+        key: str,
+        query_key: NDArray[np.uint64],
+        item_keys: NDArray[np.uint64],
+        rows: Rows,
+        brought: Mapping[str, Values],
     ) -> NDArray[np.uint64]:
         if key == self.task.endpoint.query_key:
             return np.repeat(query_key, len(rows))
+        if key in brought:
+            return to_keys(brought[key])
         return item_keys if key == self.task.endpoint.item_key else self._derived[key][rows]
 
     def _encode_items(self, views: Sequence[PackedView]) -> _Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from recstill import __version__
+from recstill.serving.request import request_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 _ID: dict[str, Any] = {"oneOf": [{"type": "integer", "format": "int64"}, {"type": "string"}]}
 _TYPES = {"int": "integer", "float": "number", "str": "string"}
+_LISTS = {"ints": "integer", "strs": "string"}
 
 
 def openapi(tasks: Iterable[TaskSpec]) -> dict[str, Any]:
@@ -29,16 +31,24 @@ def openapi(tasks: Iterable[TaskSpec]) -> dict[str, Any]:
 
 def _operation(task: TaskSpec) -> dict[str, Any]:
     endpoint = task.endpoint
-    context = {c.name: {"type": [_TYPES[c.dtype], "null"], "description": c.description} for c in endpoint.context}
+    context = {c.name: {**_type_of(c.dtype), "description": c.description} for c in endpoint.context}
+    own = {f.name: {"type": ["number" if f.kind == "numeric" else "string", "null"], "description": f.title}
+           for f in task.features if f.view == "row"}  # fmt: skip
+    item = {"type": "object", "required": [endpoint.item_key], "properties": {endpoint.item_key: _ID, **own}} if own else _ID
+    fields = {
+        endpoint.query_key: _ID,
+        endpoint.items_field: {"type": "array", "items": item, "minItems": 1, "maxItems": endpoint.max_items},
+        "k": {"type": "integer", "minimum": 1, "maximum": endpoint.max_items},
+        "filters": {"type": "object", "properties": {name: {} for name in endpoint.filters}, "additionalProperties": False},
+        "context": {"type": "object", "properties": context, "additionalProperties": False},
+        "explain": {"type": "boolean", "description": "give the reasons of each decision too"},
+    }
+    needed = [endpoint.query_key] if endpoint.query_key and not endpoint.query_optional else []
     request = {
         "type": "object",
-        "required": [endpoint.query_key, endpoint.items_field],
+        "required": [*needed, *([] if endpoint.catalogue else [endpoint.items_field])],
         "additionalProperties": False,
-        "properties": {
-            endpoint.query_key: _ID,
-            endpoint.items_field: {"type": "array", "items": _ID, "minItems": 1, "maxItems": endpoint.max_items},
-            "context": {"type": "object", "properties": context, "additionalProperties": False},
-        },
+        "properties": {name: fields[name] for name in request_fields(task)},
     }
     score = {
         endpoint.item_key: _ID,
@@ -53,7 +63,13 @@ def _operation(task: TaskSpec) -> dict[str, Any]:
             "unknown": {"type": "object", "description": "entities without any features"},
             "unseen": {"type": "object", "description": "entities that training did not learn; scored by hashed ids"},
             "missing_views": {"type": "object", "additionalProperties": {"type": "integer"}},
-            "scores": {"type": "array", "items": {"type": "object", "properties": score}},
+            **(
+                {"decisions": _decisions(task)}
+                if task.decision is not None
+                else {
+                    "scores": {"type": "array", "items": {"type": "object", "properties": score}},
+                }
+            ),
         },
     }
     errors = {code: {"description": text} for code, text in {"400": "not JSON", "413": "too large", "422": "invalid"}.items()}
@@ -65,3 +81,23 @@ def _operation(task: TaskSpec) -> dict[str, Any]:
             **errors,
         },
     }
+
+
+def _decisions(task: TaskSpec) -> dict[str, Any]:
+    decision = task.decision
+    assert decision is not None
+    reason = {"feature": {"type": "string"}, "effect": {"type": "number"}, "direction": {"enum": ["up", "down"]}}
+    one = {
+        task.endpoint.item_key: _ID,
+        "score": {"type": "number", "description": task.primary.description},
+        "band": {"type": "string"},
+        "decision": {"enum": [decision.pass_, "review", decision.act]},
+        "reasons": {"type": "array", "items": {"type": "object", "properties": {**reason, "text": {"type": "string"}}}},
+    }
+    return {"type": "array", "items": {"type": "object", "properties": one}}
+
+
+def _type_of(dtype: str) -> dict[str, Any]:
+    if dtype in _LISTS:
+        return {"type": ["array", "null"], "items": {"type": _LISTS[dtype]}}
+    return {"type": [_TYPES[dtype], "null"]}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
 
 from recstill.api.errors import BundleError
+from recstill.api.task import FeatureSpec
 from recstill.data.bundle import Manifest, open_bundle
 from recstill.data.transform import Encoded, Transform
+from recstill.serving.catalogue import CatalogueIndex
 from recstill.serving.lookup import FeatureLookup
+from recstill.serving.request import ScoreRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +31,8 @@ class Scored:
     """Scores {label: (N,)} in the order of the request, and what they rest on.
 
     unknown: entities without any features. unseen: entities whose id training never saw often enough to learn it; they are
-    scored by a hashed id. missing_views: by view, how many rows it lacked.
+    scored by a hashed id. missing_views: by view, how many rows it lacked. terms: (N, P), what the primary label's logit is the
+    sum of, for models that say so. remarks: by place in the request, what the row brought that training never saw.
     """
 
     scores: Mapping[str, NDArray[np.float32]]
@@ -37,6 +41,8 @@ class Scored:
     unseen_query: bool
     unseen_items: NDArray[np.bool_]
     missing_views: Mapping[str, int]
+    terms: NDArray[np.float32] | None = None
+    remarks: Mapping[int, list[str]] = field(default_factory=dict)
 
 
 class Graph:
@@ -77,24 +83,87 @@ class Scorer:
         self.features = FeatureLookup(self.manifest, self.graph.transform, store)
         self.store = store
         self._id_features = {feature.name for feature in self.graph.transform.features if feature.view == "key"}
+        self.brought = self._brought()
+        self.index = CatalogueIndex(self) if self.task.endpoint.catalogue else None
 
-    def score(self, entity: int | str, ids: Values, context: Mapping[str, int | float | str | None]) -> Scored:
+    def warm_up(self) -> None:
+        """Score once, so that the first request does not pay for what is made lazily."""
+        if self.index is None:
+            ids = np.arange(1, min(200, self.task.endpoint.max_items) + 1)
+            nothing = {name: _missing(spec, len(ids)) for name, spec in self.brought.items()}
+            self.score(ScoreRequest(0, ids, {}, nothing))
+        else:
+            self.rank(ScoreRequest(0, np.zeros(0, np.int64), {}, k=10))
+
+    def score(self, request: ScoreRequest) -> Scored:
         """Score items for one query entity. Unknown entities are scored by their hashed ids and what features they have."""
-        query, missing = self.features.query(entity, context)
-        items, rows, counts = self.features.items(entity, ids)
-        scores = self.graph.run(query, items)
-        endpoint = self.task.endpoint
+        query, missing = self.features.query(request.entity, request.context)
+        items, rows, counts = self.features.items(request.entity, request.items, request.context, request.rows)
+        found = self.graph.run(query, items)
+        endpoint, is_asked = self.task.endpoint, request.entity != ""
+        unseen = is_asked and bool(endpoint.query_key) and self._unseen(endpoint.query_key, np.array([request.entity]))[0]
         return Scored(
-            scores,
-            bool(missing),
+            {label.name: found[label.name] for label in self.task.labels},
+            bool(missing) and is_asked,
             rows < 0,
-            bool(self._unseen(endpoint.query_key, np.array([entity]))[0]),
-            self._unseen(endpoint.item_key, ids),
-            {**dict.fromkeys(missing, 1), **counts},
+            bool(unseen),
+            self._unseen(endpoint.item_key, request.items),
+            {**(dict.fromkeys(missing, 1) if is_asked else {}), **counts},
+            found.get("#parts"),
+            self._remarks(request.rows),
         )
+
+    def rank(self, request: ScoreRequest) -> tuple[Values, NDArray[np.float32], bool]:
+        """Return the ids of the best items of the catalogue, their scores, and whether the query entity has no features."""
+        assert self.index is not None
+        query, missing = self.features.query(request.entity, request.context)
+        items, _, _ = self.features.items(request.entity, self.index.ids[:1], request.context, {})
+        ids, products = self.index.search(self.graph.run(query, items)["#query"], request.k, request.filters)
+        scores = 1 / (1 + np.exp(-products)) if self.task.primary.kind == "binary" else products
+        return ids, scores.astype(np.float32), bool(missing) and request.entity != ""
+
+    def vectors(self, ids: Values) -> NDArray[np.float32]:
+        """Return the item vectors (N, d) of a two-tower model."""
+        items, _, _ = self.features.items("", ids)
+        query, _ = self.features.query("", {})
+        return self.graph.run(query, items)["#item"]
+
+    def _brought(self) -> dict[str, FeatureSpec]:
+        """What each item of a request may bring: features of view `row`, and join keys that no id gives."""
+        endpoint, own = self.task.endpoint, set(self.manifest.sides.row)
+        found = {feature.name: feature for feature in self.graph.transform.features if feature.name in own}
+        keys = {key for view in self.manifest.features["views"] for key in view["join_keys"]}
+        for key in sorted(keys - {endpoint.query_key, endpoint.item_key} - set(self.task.derived_keys)):
+            found[key] = FeatureSpec(name=key, view="row", kind="categorical")
+        return found
+
+    def _remarks(self, rows: Mapping[str, Values]) -> dict[int, list[str]]:
+        """Say, by place in the request, which brought values lie outside of what training saw. They are scored all the same: a
+        number as the nearest one seen, a category as a rare one."""
+        found: dict[int, list[str]] = {}
+        for name in self.manifest.sides.row:
+            spec, values = self.brought[name], rows[name]
+            if spec.kind == "numeric":
+                low, high = self.graph.transform.numeric[name].seen
+                numbers = values.astype(np.float64)
+                wrong = np.flatnonzero((numbers < low) | (numbers > high))
+                text = f"{name} is outside of {low:g} to {high:g}, the values seen in training"
+            elif spec.kind == "categorical":
+                given = np.array([value is not None and value != "" for value in values.tolist()])
+                wrong = np.flatnonzero(given & ~self.graph.transform.knows(name, values))
+                text = f"{name} has a value that training never saw, or hardly ever"
+            else:
+                continue
+            for place in wrong.tolist():
+                found.setdefault(place, []).append(text)
+        return found
 
     def _unseen(self, key: str, ids: Values) -> NDArray[np.bool_]:
         """Say which ids have no row of their own; none, for a model that does not look at them."""
         if key not in self._id_features:
             return np.zeros(len(ids), bool)
         return ~self.graph.transform.knows(key, ids)
+
+
+def _missing(spec: FeatureSpec, count: int) -> Values:
+    return np.full(count, np.nan) if spec.kind == "numeric" else np.full(count, None, dtype=object)

@@ -1,0 +1,68 @@
+"""The best of the whole catalogue: an exact index over item vectors that are computed once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recstill.api.errors import BundleError, RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from recstill.data.encoders import Values
+    from recstill.serving.scorer import Scorer
+
+_CHUNK = 4_096
+
+
+class CatalogueIndex:
+    """All items of a two-tower model's item view, by inner product (faiss, flat: exact)."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        import faiss
+
+        faiss.omp_set_num_threads(1)
+        self._faiss, self._scorer = faiss, scorer
+        view = scorer.features.item_view()
+        if view is None or view.ids is None:
+            raise BundleError(
+                f"{scorer.version} ranks the whole catalogue, and the online features do not list it: "
+                "run `recstill features materialize`."
+            )
+        self.ids: Values = np.asarray(view.ids)
+        vectors = [scorer.vectors(self.ids[start : start + _CHUNK]) for start in range(0, len(self.ids), _CHUNK)]
+        together = np.ascontiguousarray(np.concatenate(vectors), np.float32)
+        self._index = faiss.IndexFlatIP(together.shape[1])
+        self._index.add(together)
+        every = np.arange(len(self.ids))
+        self._attributes = {name: view.read(name, every) for name in scorer.task.endpoint.filters}
+        self._masks: dict[tuple[str, Any], np.ndarray] = {}  # type: ignore[type-arg]
+
+    def search(self, vector: Any, k: int, filters: Mapping[str, Sequence[Any]]) -> tuple[Values, NDArray[np.float32]]:
+        """Return the ids and inner products of the best `k` that pass all filters, best first; fewer if fewer pass."""
+        chosen = None
+        if filters:
+            keep = np.ones(len(self.ids), bool)
+            for name, wanted in filters.items():
+                keep &= np.logical_or.reduce([self._mask(name, value) for value in wanted])
+            k = min(k, int(keep.sum()))
+            if not k:
+                return self.ids[:0], np.zeros(0, np.float32)
+            chosen = self._faiss.SearchParameters(sel=self._faiss.IDSelectorBatch(np.flatnonzero(keep)))
+        asked = np.ascontiguousarray(np.asarray(vector, np.float32).reshape(1, -1))
+        scores, places = self._index.search(asked, min(k, len(self.ids)), params=chosen)
+        return self.ids[places[0]], scores[0]
+
+    def _mask(self, name: str, value: Any) -> Any:
+        key = (name, value)
+        if key not in self._masks:
+            found = self._attributes[name] == value
+            if not np.any(found):
+                known = sorted({str(one) for one in self._attributes[name].tolist() if one})[:10]
+                raise RequestError(422, f"No item has {name} {value!r}; known are {', '.join(known)} …")
+            self._masks[key] = np.asarray(found, bool)
+        return self._masks[key]
