@@ -50,7 +50,8 @@ class ColumnPredictor(Protocol):
 class ColumnTeacher(Protocol):
     """Built as `Teacher(inputs, **options)`. What it learns lies in files that hold no code: safetensors, JSON, ONNX, text.
 
-    Raise ValueError in the constructor for options that cannot be, before anything is trained.
+    Raise ValueError in the constructor for options that cannot be, before anything is trained. A class may offer
+    `needs(options)`, the names of data sets (pretrained models) that must be fetched first.
     """
 
     reads: ClassVar[Literal["columns"]]

@@ -184,9 +184,11 @@ class TaskSpec(Spec):
     derived_keys: Mapping[str, str] = Field(default_factory=dict)
     attributes: tuple[str, ...] = Field((), description="columns of the rows that strategies may ask for and no model sees")
     retrieval: RetrievalSpec | None = None
+    slices: tuple[str, ...] = Field((), description="columns by whose values every report splits the primary metric")
     fairness: tuple[str, ...] = Field((), description="attributes of 0 and 1 whose groups every report compares")
     decision: DecisionSpec | None = None
     default_recipe: str = ""
+    case: str = Field("", description="the use case that this task is the demonstration of, such as `risk`")
     auction: bool = Field(False, description="scores are used as probabilities, so the served head must stay calibrated")
 
     @model_validator(mode="after")

@@ -6,9 +6,11 @@ import hashlib
 import importlib.metadata
 import shutil
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
 from recstill.api.columns import ColumnInputs
 from recstill.api.errors import BundleError, ConfigError
@@ -53,6 +55,10 @@ def train_columns(run: Run, role: str, seed: int) -> dict[str, Any]:
     teacher, work = build_columns(run, role), run.folder / "checkpoints" / f"{role}-columns"
     work.mkdir(parents=True, exist_ok=True)
     train, valid = run.rows.column_rows(role, "train"), run.rows.column_rows(role, "valid")
+    share = run.recipe.part(role).label_share
+    if share < 1:  # the same rows as those whose labels a student of this share sees
+        labelled = np.random.default_rng(0).random(len(train)) < share
+        train = replace(train, labels={n: np.where(labelled, v, np.float32(np.nan)) for n, v in train.labels.items()})
     teacher.fit(train, valid, work, seed, lambda text: run.progress.say(f"{role}: {text}"))
     target = folder_of(run, role)
     shutil.rmtree(target, ignore_errors=True)
@@ -94,13 +100,19 @@ def test_columns(run: Run, role: str, predictor: ColumnPredictor) -> dict[str, f
 
 
 def test_predictions(run: Run, role: str, predictor: ColumnPredictor) -> dict[str, Floats]:
-    """Return what a teacher says of the test rows, on the labels' own scale."""
+    """Return what a teacher says of the test rows, on the labels' own scale; asked once, since a transformer is slow."""
+    kept = run.weights(f"{role}-test")
+    if kept.is_file():
+        return dict(load_file(kept))
     rows = run.snapshot.rows_of("test")
     parts = [answers(run, role, predictor, rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK)]
-    return {
+    found = {
         label.name: predictions_of(label, np.concatenate([part[f"logit_{label.name}"] for part in parts]))
         for label in run.task.spec.labels
     }
+    save_file({name: np.ascontiguousarray(values) for name, values in found.items()}, kept.with_suffix(".new"))
+    kept.with_suffix(".new").replace(kept)
+    return found
 
 
 def latency_of(run: Run, role: str, num_rows: int = 200) -> float:

@@ -6,6 +6,8 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from recstill.api.errors import GateError
 from recstill.data.fetch import fetch
 from recstill.recipes.features import apply_features, materialize_features
@@ -17,7 +19,7 @@ from recstill.recipes.serving import post, running_server
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from recstill.api.task import TaskSpec
+    from recstill.api.task import Dataset, TaskSpec
     from recstill.recipes.platform import Platform
     from recstill.recipes.progress import Progress
     from recstill.recipes.stages import RunResult
@@ -36,11 +38,17 @@ class DemoResult:
 
 
 def run_demo(platform: Platform, task_name: str, overrides: list[str], progress: Progress) -> DemoResult:
-    """Fetch, define, train, promote, package, serve and score; each step is also a command of its own."""
+    """Fetch, define, train, promote, package, serve and score; each step is also a command of its own.
+
+    task_name: a task, or the use case that one demonstrates.
+    """
+    tasks = platform.catalog("tasks")
+    if task_name not in tasks:
+        task_name = next((name for name in tasks if tasks[name].spec.case == task_name), task_name)
     task = platform.task(task_name)
-    dataset = platform.dataset_of(task)
-    with progress.stage(f"fetching {dataset.name}: {dataset.description}"):
-        fetch(dataset, platform.settings.cache, progress=progress.download)
+    for dataset in (platform.dataset_of(task), *_pretrained(platform, task.spec.default_recipe)):
+        with progress.stage(f"fetching {dataset.name}: {dataset.description}"):
+            fetch(dataset, platform.settings.cache, progress=progress.download)
     with progress.stage("applying feature definitions"):
         apply_features(platform, progress.say)
     result = run_recipe(platform, task.spec.default_recipe, overrides, progress)
@@ -58,6 +66,13 @@ def run_demo(platform: Platform, task_name: str, overrides: list[str], progress:
     with progress.stage("serving"), running_server(platform, bento, free_port(), log) as address:
         response = post(f"{address}{task.spec.endpoint.path}", request)
     return DemoResult(result, bento, request, response, promotion, _shown_metrics(task.spec))
+
+
+def _pretrained(platform: Platform, recipe: str) -> list[Dataset]:
+    """Return the pretrained models that a recipe's teacher starts from."""
+    part = yaml.safe_load(platform.catalog("recipes")[recipe].read_text())["teacher"]
+    needs = getattr(platform.catalog("teachers").get(part["name"]), "needs", lambda _: ())(part.get("options") or {})
+    return [platform.catalog("datasets")[name] for name in needs]
 
 
 def _request(platform: Platform, task_name: str) -> dict[str, Any]:

@@ -33,6 +33,14 @@ def row_metrics(rows: RunRows, predictions: Mapping[str, Floats], earlier: Float
     if task.fairness and name in predictions:
         groups = {n: v.astype(np.float64) for n, v in rows.snapshot.columns(task.fairness, test).items()}
         found |= fairness_metrics(truth[name], predictions[name], groups, task.decision)
+    for column in task.slices if name in predictions else ():
+        values = rows.snapshot.columns([column], test)[column]
+        for value in dict.fromkeys(sorted(str(one) for one in values.tolist())):
+            here = np.flatnonzero(values.astype(str) == value)
+            part = {label: known[here] for label, known in truth.items()}
+            said = {name: predictions[name][here]}
+            metrics = evaluate_predictions([task.primary], part, said, rows.groups("test")[here])
+            found[f"slices.{column}.{value}"] = metrics.get(primary_metric(task), float("nan"))
     if task.decision is not None and name in predictions:
         found |= band_metrics(truth[name], predictions[name], task.decision)
         if earlier is not None:

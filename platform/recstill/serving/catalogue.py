@@ -52,7 +52,8 @@ class CatalogueIndex:
             k = min(k, int(keep.sum()))
             if not k:
                 return self.ids[:0], np.zeros(0, np.float32)
-            chosen = self._faiss.SearchParameters(sel=self._faiss.IDSelectorBatch(np.flatnonzero(keep)))
+            chosen = self._faiss.SearchParameters()
+            chosen.sel = self._faiss.IDSelectorBatch(np.flatnonzero(keep))
         asked = np.ascontiguousarray(np.asarray(vector, np.float32).reshape(1, -1))
         scores, places = self._index.search(asked, min(k, len(self.ids)), params=chosen)
         return self.ids[places[0]], scores[0]

@@ -50,11 +50,7 @@ def parse_request(body: bytes, task: TaskSpec, own: Mapping[str, FeatureSpec] | 
         raise RequestError(422, "The body must be a JSON object.")
     if extra := set(data) - (allowed := set(request_fields(task))):
         raise RequestError(422, f"Unknown field {sorted(extra)[0]!r}; allowed: {', '.join(sorted(allowed))}.")
-    entity = data.get(endpoint.query_key) if endpoint.query_key else ""
-    if entity is None and endpoint.query_optional:
-        entity = ""
-    elif endpoint.query_key and (entity is None or not _is_id(entity)):
-        raise RequestError(422, f"{endpoint.query_key!r} must be an integer or a string.")
+    entity = _entity(data.get(endpoint.query_key), endpoint) if endpoint.query_key else ""
     context = _context(data.get("context"), endpoint)
     if endpoint.catalogue:
         k = data.get("k", min(10, endpoint.max_items))
@@ -78,6 +74,15 @@ def request_fields(task: TaskSpec) -> list[str]:
     fields = [endpoint.query_key] if endpoint.query_key else []
     fields += ["k", "filters"] if endpoint.catalogue else [endpoint.items_field]
     return [*fields, "context", *(["explain"] if task.decision is not None and not endpoint.catalogue else [])]
+
+
+def _entity(value: Any, endpoint: EndpointSpec) -> int | str:
+    if value is None and endpoint.query_optional:
+        return ""
+    if value is None or not _is_id(value):
+        raise RequestError(422, f"{endpoint.query_key!r} must be an integer or a string.")
+    known: int | str = value
+    return known
 
 
 def _items(values: Any, endpoint: EndpointSpec) -> Values:

@@ -31,7 +31,7 @@ class CompleteJourney:
     )
     licence: str = "package MIT; data by 84.51°, for research and education"
     description: str = "1.47 M purchases of 2,469 households over 53 weeks, 92 k products, demographics, promotions"
-    sources_version: str = "1"
+    sources_version: str = "2"
 
     def build_sources(self, raw: Path, sources: Path) -> None:
         """Write one Parquet file per feature view, and an empty one for the training-only view."""

@@ -85,6 +85,11 @@ QUERIES = {
         select product_id, timestamptz '{WEEK_ONE.isoformat()}' event_timestamp, event_timestamp as created,
             manufacturer_id, department, brand, category, product_type, package_size
         from catalogue order by product_id""",
+    "product_text": f"""
+        select product_id, timestamptz '{WEEK_ONE.isoformat()}' event_timestamp, event_timestamp as created,
+            trim(lower(product_type) || ' ' || lower(package_size) || case brand when 'Private' then ' store brand' else '' end)
+                title, department shelf_department, category shelf_category, brand shelf_brand
+        from catalogue order by product_id""",
     "product_history": f"""
         select h.product_id, {_STAMPS}, (w - max(h.week))::float p_weeks_since,
             {_sum("households", 1)}::float p_buyers_1w, {_sum("households", 4)}::float p_buyers_4w,

@@ -96,6 +96,7 @@ class CreditTask:
         decision=DecisionSpec(cost_false_alarm=1.0, cost_miss=3.0, review_margin=0.03, bands=(0.08, 0.15, 0.25, 0.5)),
         endpoint=EndpointSpec(path="/v1/risk/score", item_key="applicant_id", items_field="applicants", max_items=1_000),
         default_recipe="credit",
+        case="risk",
     )
 
     def rows(self, raw: Path, options: BaseModel) -> pa.Table:

@@ -24,8 +24,10 @@ def register_datasets() -> Mapping[str, Dataset]:
 @hookimpl
 def register_tasks() -> Mapping[str, Task]:
     from recstill_text.home_depot import HomeDepotTask
+    from recstill_text.search import SearchTask
 
-    return {"home-depot": HomeDepotTask()}
+    rank = SearchTask("search-rank", "/v1/search/rank", catalogue=True)
+    return {"home-depot": HomeDepotTask(), "search": SearchTask(), "search-rank": rank}
 
 
 @hookimpl

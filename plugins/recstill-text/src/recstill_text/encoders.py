@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from recstill_text.finetuning import finetune
-from recstill_text.pretrained import find_model
+from recstill_text.pretrained import NAMED, find_model
 from recstill_text.running import all_threads, as_texts, fast_bf16
 
 if TYPE_CHECKING:
@@ -75,6 +75,11 @@ class _TextTeacher:
         self.epochs, self.batch_size, self.learning_rate = epochs, batch_size, learning_rate
         self.max_tokens, self.threads, self.limit = max_tokens, threads, limit
         self.hidden = self._hidden(_config(self.source).hidden_size)
+
+    @staticmethod
+    def needs(options: Mapping[str, Any]) -> list[str]:
+        """Return the data sets that carry the pretrained model of these options."""
+        return [name for name in (options.get("model", "minilm-l6"),) if name in NAMED]
 
     def _hidden(self, width: int) -> dict[str, int]:
         raise NotImplementedError

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _CHECKPOINT_SECONDS = 120
 _WARMUP_SHARE = 0.1
+_MOST_CHECKED = 4_096
 
 
 def finetune(
@@ -30,7 +31,7 @@ def finetune(
     """Minimise the labels' loss with AdamW, a linear warm-up and decay; write `model.safetensors` of the best epoch."""
     from safetensors.torch import load_file, save_file
 
-    learn, check = _Pairs(teacher, train, teacher.limit, seed), _Pairs(teacher, valid, 0, seed)
+    learn, check = _Pairs(teacher, train, teacher.limit, seed), _Pairs(teacher, valid, _MOST_CHECKED, seed)
     steps = -(-len(learn) // teacher.batch_size)
     total, best, step = steps * teacher.epochs, float("inf"), 0
     decayed = [p for p in encoder.parameters() if p.dim() > 1]
