@@ -16,6 +16,7 @@ from recstill.cli.doctor import doctor
 from recstill.cli.features import features
 from recstill.cli.models import models
 from recstill.cli.plugins import plugins
+from recstill.cli.reviews import reviews
 from recstill.cli.run import run
 from recstill.cli.runs import runs
 from recstill.cli.serve import package, serve
@@ -53,7 +54,24 @@ def cli() -> None:
     """Distil large recommendation, search and risk models into small, fast ones, and serve them."""
 
 
-for command in (audit, data, demo, doctor, features, models, package, plugins, run, runs, serve, signals, sweep, tasks, tune):
+for command in (
+    audit,
+    data,
+    demo,
+    doctor,
+    features,
+    models,
+    package,
+    plugins,
+    reviews,
+    run,
+    runs,
+    serve,
+    signals,
+    sweep,
+    tasks,
+    tune,
+):
     cli.add_command(command)
 
 

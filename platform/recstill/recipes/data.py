@@ -13,6 +13,7 @@ from recstill.data.files import read_json
 from recstill.data.snapshot import Snapshot, open_snapshot, write_snapshot
 from recstill.features.featureset import FeatureSet
 from recstill.recipes.features import apply_features, build_sources, open_store
+from recstill.recipes.reviews import reviews_digest, with_reviews
 from recstill.registry.runs import list_snapshots, record_snapshot
 
 if TYPE_CHECKING:
@@ -51,7 +52,9 @@ def make_snapshot(
         apply_features(platform, say)
     features = feature_set_of(platform, service)
     say("building rows")
-    rows = task.rows(raw, chosen)
+    rows, reviewed = with_reviews(platform, task.spec, task.rows(raw, chosen))
+    if reviewed:
+        say(f"{reviewed:,} rows without an outcome take the label that a person decided")
     joined = rows
     if features.views:
         task.write_training_sources(raw, rows, platform.settings.folder("sources", dataset.name))
@@ -64,6 +67,7 @@ def make_snapshot(
         "features": features.to_json(),
         "labels": [label.name for label in task.spec.labels],
         "sampling": "column sampling_rate",
+        "reviews": reviews_digest(platform, task.spec),
     }
     snapshot = write_snapshot(joined, meta, platform.settings.folder("snapshots"))
     with platform.registry.transaction() as session:
@@ -80,7 +84,8 @@ def is_current(platform: Platform, task: Task, snapshot_id: str) -> bool:
     meta, spec = read_json(path), task.spec
     read = {feature.name for feature in spec.features if feature.view in ("key", "context", "row")}
     read |= {label.name for label in spec.labels} | set(spec.attributes)
-    return meta["dataset"] == _dataset_facts(platform.dataset_of(task)) and read <= set(meta["columns"])
+    same = meta["dataset"] == _dataset_facts(platform.dataset_of(task)) and read <= set(meta["columns"])
+    return same and meta.get("reviews", "") == reviews_digest(platform, spec)
 
 
 def _dataset_facts(dataset: Dataset) -> dict[str, str]:

@@ -164,6 +164,25 @@ class TrialRow(SQLModel, table=True):
     finished_at: datetime | None = Field(default=None, sa_type=DateTime(timezone=True))
 
 
+class ReviewRow(SQLModel, table=True):
+    """A score near the threshold that a person decides, or has decided. subject: the masked id of the decision log."""
+
+    __tablename__ = "review"
+    __table_args__ = (UniqueConstraint("request", "subject"),)
+    id: int | None = Field(default=None, primary_key=True)
+    request: str
+    task: str = Field(index=True)
+    model_version: str
+    subject: str = Field(index=True)
+    score: float
+    band: str
+    scored_at: datetime = Field(sa_type=DateTime(timezone=True))
+    decision: str | None = None
+    reviewer: str | None = None
+    note: str = ""
+    decided_at: datetime | None = Field(default=None, sa_type=DateTime(timezone=True))
+
+
 class AuditRow(SQLModel, table=True):
     """Who did what. Append-only: the database refuses updates and deletes."""
 
