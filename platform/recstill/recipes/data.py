@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from recstill.api.errors import ConfigError
@@ -52,7 +53,9 @@ def make_snapshot(
         apply_features(platform, say)
     features = feature_set_of(platform, service)
     say("building rows")
-    rows, reviewed = with_reviews(platform, task.spec, task.rows(raw, chosen))
+    rows = task.rows(raw, chosen)
+    unknown = int(np.isnan(rows[task.spec.primary.name].to_numpy(zero_copy_only=False).astype(np.float64)).sum())
+    rows, reviewed = with_reviews(platform, task.spec, rows)
     if reviewed:
         say(f"{reviewed:,} rows without an outcome take the label that a person decided")
     joined = rows
@@ -67,7 +70,8 @@ def make_snapshot(
         "features": features.to_json(),
         "labels": [label.name for label in task.spec.labels],
         "sampling": "column sampling_rate",
-        "reviews": reviews_digest(platform, task.spec),
+        "unknown": unknown,
+        "reviews": reviews_digest(platform, task.spec) if unknown else "",
     }
     snapshot = write_snapshot(joined, meta, platform.settings.folder("snapshots"))
     with platform.registry.transaction() as session:
@@ -84,8 +88,9 @@ def is_current(platform: Platform, task: Task, snapshot_id: str) -> bool:
     meta, spec = read_json(path), task.spec
     read = {feature.name for feature in spec.features if feature.view in ("key", "context", "row")}
     read |= {label.name for label in spec.labels} | set(spec.attributes)
-    same = meta["dataset"] == _dataset_facts(platform.dataset_of(task)) and read <= set(meta["columns"])
-    return same and meta.get("reviews", "") == reviews_digest(platform, spec)
+    if meta["dataset"] != _dataset_facts(platform.dataset_of(task)) or not read <= set(meta["columns"]):
+        return False
+    return not meta.get("unknown") or meta["reviews"] == reviews_digest(platform, spec)
 
 
 def _dataset_facts(dataset: Dataset) -> dict[str, str]:
@@ -100,8 +105,9 @@ def snapshot_for(
     fingerprint = feature_set_of(platform, service).fingerprint
     root = platform.settings.folder("snapshots")
     with platform.registry.transaction() as session:
-        for row in list_snapshots(session, task.spec.name):
-            same = json.dumps(row.options, sort_keys=True) == wanted and row.fingerprint == fingerprint
-            if same and (root / row.id).is_dir() and is_current(platform, task, row.id):
-                return open_snapshot(row.id, root)
+        known = list_snapshots(session, task.spec.name)
+    for row in known:
+        same = json.dumps(row.options, sort_keys=True) == wanted and row.fingerprint == fingerprint
+        if same and (root / row.id).is_dir() and is_current(platform, task, row.id):
+            return open_snapshot(row.id, root)
     return make_snapshot(platform, task, options, service, say)

@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from recstill.api import ColumnInputs, ColumnRows, LabelSpec
 from recstill.testing import assert_passed, check_column_teacher, check_student
@@ -17,6 +16,7 @@ from recstill.testing.columns import FEATURES, LABEL, column_rows
 from recstill_text.encoders import BiEncoder, CrossEncoder
 from recstill_text.home_depot import HomeDepotOptions, HomeDepotTask
 from recstill_text.students import NgramStudent
+from recstill_text.tiny import write_tiny_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,23 +26,7 @@ OPTIONS = {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3, "max_tokens": 1
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A BERT of 16 units with a vocabulary of characters and a few words, as a folder with safetensors."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("tiny")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "blue", "paint", "brush", "hammer", "nail", "wall"]
-    tokenizer = Tokenizer(models.WordPiece({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    special = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
-    torch.manual_seed(0)
-    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=32, **size)).save_pretrained(folder)
-    return str(folder)
+    return str(write_tiny_model(tmp_path_factory.mktemp("tiny")))
 
 
 @pytest.mark.parametrize("factory", [CrossEncoder, BiEncoder])
