@@ -3,7 +3,7 @@ TASK ?= ads
 BIN := .venv/bin
 export OMP_WAIT_POLICY := passive
 
-EVIDENCE ?= biased census negative-transfer amortisation ads citeulike
+EVIDENCE ?= biased census negative-transfer amortisation credit ads citeulike home-depot fraud
 
 .PHONY: setup demo test lint bench evidence clean evidence-data $(EVIDENCE:%=evidence-%)
 
@@ -29,7 +29,7 @@ evidence: $(EVIDENCE:%=evidence-%)
 	@$(BIN)/python tests/evidence/readme.py
 
 evidence-data: setup
-	@for name in complete-journey census-income synthetic-clicks; do $(BIN)/recstill data fetch $$name >/dev/null || exit 1; done
+	@for name in complete-journey census-income synthetic-clicks taiwan-credit minilm-l6; do $(BIN)/recstill data fetch $$name >/dev/null || exit 1; done
 
 $(EVIDENCE:%=evidence-%): evidence-%: evidence-data
 	@OMP_NUM_THREADS=1 $(BIN)/recstill sweep tests/evidence/$*.yaml --out evidence

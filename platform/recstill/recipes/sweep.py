@@ -175,7 +175,8 @@ def _judge(claim: Claim, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table_of(result: dict[str, Any], order: str = "given") -> list[dict[str, str]]:
-    """Return the rows of a result as text: teacher, baselines and student alone once, then every variant."""
+    """Return the rows of a result as text: teacher, baselines and student alone once, then every variant, after the same
+    student alone where it is another one."""
     rows, first = [], result["rows"][0]["subjects"]
     for subject in first:
         if subject not in ("transfer", "student distilled"):
@@ -184,7 +185,11 @@ def table_of(result: dict[str, Any], order: str = "given") -> list[dict[str, str
     if order == "best":
         metric = result["metrics"][0]
         variants.sort(key=lambda row: -row["subjects"]["student distilled"][metric][0])
+    alone = _cells(result, first.get("student alone", {}))
     for row in variants:
+        own = _cells(result, row["subjects"].get("student alone", {}))
+        if own != alone:  # another student, or another budget
+            rows.append({"what": f"{row['variant']}: alone", **own, "gap recovered": "", "verdict": ""})
         value, spread, seeds = row["subjects"]["transfer"].get("efficiency", (None, 0.0, 1))
         gap = "no gap" if value is None else f"{value:.0%}" + (f" ± {spread:.0%}" if seeds > 1 else "")
         cells = _cells(result, row["subjects"]["student distilled"])
