@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +12,13 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from recstill.api import ConfigError, IntegrityError, RegistryError
+from recstill.api import ConfigError, DataError, IntegrityError, RegistryError
 from recstill.data.bundle import open_bundle
 from recstill.data.fetch import fetch
+from recstill.recipes.data import make_snapshot
 from recstill.recipes.demo import free_port
 from recstill.recipes.features import materialize_features
 from recstill.recipes.packaging import package
@@ -261,6 +265,35 @@ def test_reviews_are_queued_decided_once_and_become_labels(client: httpx.Client,
     assert count == 1
     assert filled["default"].to_pylist()[:2] == [1.0, 0.0]  # a known outcome is not overruled
     assert np.isnan(filled["default"].to_pylist()[2])
+
+
+def test_a_teacher_whose_scores_are_no_numbers_is_refused(
+    finished: tuple[Platform, RunResult], cases: dict[str, RunResult], tmp_path: Path
+) -> None:
+    platform = finished[0]
+    with platform.registry.transaction() as session:
+        teacher = find_version(session, cases["credit"].teacher)
+    text = (platform.artifacts.get(teacher.artifact) / "default.txt").read_text()
+    lies = re.sub(r"(leaf_value=)\S+", r"\1nan", text, count=1)
+    (tmp_path / "lies.txt").write_text(lies)
+    options = f"teacher.options={{anomaly: anomaly, files: {{default: {tmp_path / 'lies.txt'}}}}}"
+    with pytest.raises(ConfigError, match="tree 0 has a leaf that is no finite number"):
+        run_recipe(platform, "credit", [*CREDIT_QUICK, options])
+    (tmp_path / "lies.txt").write_text("this is no model")
+    with pytest.raises(ConfigError, match="is no LightGBM text model"):
+        run_recipe(platform, "credit", [*CREDIT_QUICK, options])
+
+
+def test_a_fold_of_one_class_and_a_missing_column_are_refused(finished: tuple[Platform, RunResult], tmp_path: Path) -> None:
+    platform = finished[0]
+    dataset = platform.catalog("datasets")["home-depot-relevance"]
+    pq.write_table(pa.table({"search_term": ["a"], "product_title": ["b"], "product_uid": [1]}), tmp_path / "train.parquet")
+    folder = fetch(dataset, platform.settings.cache, source=tmp_path)
+    with pytest.raises(DataError, match="are not what task 'home-depot' reads: no column"):
+        make_snapshot(platform, platform.task("home-depot"), {}, "none", lambda _: None)
+    shutil.rmtree(folder)
+    with pytest.raises(ConfigError, match="the valid split has one class only of label 'default'"):
+        run_recipe(platform, "credit", [*CREDIT_QUICK, "data.valid_share=0.00003"])
 
 
 def test_the_student_knows_its_terms_and_the_gate_compares_the_groups(

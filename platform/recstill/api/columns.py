@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -42,9 +42,11 @@ class ColumnPredictor(Protocol):
     hidden: Mapping[str, int]
     num_parameters: int
 
-    def __call__(self, columns: Mapping[str, NDArray[np.generic]]) -> Mapping[str, NDArray[np.float32]]:
+    def __call__(
+        self, columns: Mapping[str, NDArray[np.generic]], hidden: Sequence[str] = ()
+    ) -> Mapping[str, NDArray[np.float32]]:
         """Return {`logit_LABEL`: (N,)} on the scale of a model's logits (log-odds, log of the mean, or the value), and
-        {`hidden_NAME`: (N, width)}."""
+        {`hidden_NAME`: (N, width)} for each name of `hidden`."""
 
 
 class ColumnTeacher(Protocol):

@@ -21,6 +21,7 @@ from recstill.recipes.checking import unknown_options
 from recstill.recipes.judging import row_metrics
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from recstill.api.columns import ColumnPredictor, ColumnTeacher
@@ -59,7 +60,10 @@ def train_columns(run: Run, role: str, seed: int) -> dict[str, Any]:
     if share < 1:  # the same rows as those whose labels a student of this share sees
         labelled = np.random.default_rng(0).random(len(train)) < share
         train = replace(train, labels={n: np.where(labelled, v, np.float32(np.nan)) for n, v in train.labels.items()})
-    teacher.fit(train, valid, work, seed, lambda text: run.progress.say(f"{role}: {text}"))
+    try:
+        teacher.fit(train, valid, work, seed, lambda text: run.progress.say(f"{role}: {text}"))
+    except ValueError as error:
+        raise ConfigError(f"Teacher {run.recipe.part(role).name!r}", [str(error)]) from error
     target = folder_of(run, role)
     shutil.rmtree(target, ignore_errors=True)
     with new_folder(target) as folder:
@@ -78,9 +82,9 @@ def open_columns(run: Run, role: str) -> ColumnPredictor:
         raise BundleError(f"The {role} in {folder_of(run, role)} cannot be opened: {error}") from error
 
 
-def answers(run: Run, role: str, predictor: ColumnPredictor, rows: Values) -> dict[str, Floats]:
+def answers(run: Run, role: str, predictor: ColumnPredictor, rows: Values, hidden: Sequence[str] = ()) -> dict[str, Floats]:
     """Ask a teacher about rows of the snapshot. Raise ConfigError for an answer of the wrong shape or with NaN in it."""
-    found = {name: np.asarray(values) for name, values in predictor(run.rows.raw(role, rows)).items()}
+    found = {name: np.asarray(values) for name, values in predictor(run.rows.raw(role, rows), hidden).items()}
     name = run.recipe.part(role).name
     for label in run.task.spec.labels:
         shape = (len(rows), label.num_classes) if label.kind == "multiclass" else (len(rows),)

@@ -6,9 +6,10 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from pydantic import ValidationError
 
-from recstill.api.errors import ConfigError
+from recstill.api.errors import ConfigError, DataError
 from recstill.data.fetch import open_raw
 from recstill.data.files import read_json
 from recstill.data.snapshot import Snapshot, open_snapshot, write_snapshot
@@ -19,6 +20,9 @@ from recstill.registry.runs import list_snapshots, record_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from pydantic import BaseModel
 
     from recstill.api.task import Dataset, Task
     from recstill.recipes.platform import Platform
@@ -53,7 +57,7 @@ def make_snapshot(
         apply_features(platform, say)
     features = feature_set_of(platform, service)
     say("building rows")
-    rows = task.rows(raw, chosen)
+    rows = _rows(task, raw, chosen, dataset)
     unknown = int(np.isnan(rows[task.spec.primary.name].to_numpy(zero_copy_only=False).astype(np.float64)).sum())
     rows, reviewed = with_reviews(platform, task.spec, rows)
     if reviewed:
@@ -78,6 +82,23 @@ def make_snapshot(
         record_snapshot(session, snapshot.meta)
         platform.registry.audit(session, "snapshot.add", snapshot.id, rows=len(joined), service=service)
     return snapshot
+
+
+def _rows(task: Task, raw: Path, options: BaseModel, dataset: Dataset) -> pa.Table:
+    """Return a task's rows. Raise DataError if the files lack a column that it reads, or the rows one that everybody needs."""
+    try:
+        rows = task.rows(raw, options)
+    except (KeyError, pa.ArrowInvalid, pa.ArrowKeyError) as error:
+        raise DataError(
+            f"The files of data set {dataset.name!r} in {raw} are not what task {task.spec.name!r} reads: no column {error}. "
+            f"Delete that folder and bring the right files: `recstill data fetch {dataset.name} --from FOLDER`."
+        ) from error
+    spec = task.spec
+    needed = [spec.endpoint.item_key, *(label.name for label in spec.labels), *spec.groups, *spec.attributes, *spec.fairness]
+    needed += ["split", "sampling_rate", "event_timestamp", *([spec.endpoint.query_key] if spec.endpoint.query_key else [])]
+    if missing := sorted(set(needed) - set(rows.column_names)):
+        raise DataError(f"Task {spec.name!r} made rows without {', '.join(missing)}, which its description names.")
+    return rows
 
 
 def is_current(platform: Platform, task: Task, snapshot_id: str) -> bool:

@@ -82,7 +82,8 @@ def score_teacher(run: Run, role: str, weights: str, version: str, hidden: Seque
 def _score_columns(run: Run, role: str, store: SignalStore, facts: Mapping[str, Any], hidden: Sequence[str]) -> dict[str, Any]:
     predictor = open_columns(run, role)
     done = store.begin({**facts, "hidden": {name: predictor.hidden[name] for name in hidden}, "kind": "rows"})
-    kept = [f"hidden_{name}" for name in (store.card or {})["hidden"]]
+    hidden = list((store.card or {})["hidden"])
+    kept = [f"hidden_{name}" for name in hidden]
     rows = np.concatenate([run.snapshot.rows_of(split) for split in run.taught_splits])
     times = run.snapshot.columns(["event_timestamp"])["event_timestamp"] if "event_timestamp" in run.columns else None
     parts = [rows[start : start + COLUMN_CHUNK] for start in range(0, len(rows), COLUMN_CHUNK)]
@@ -90,7 +91,7 @@ def _score_columns(run: Run, role: str, store: SignalStore, facts: Mapping[str, 
         name = f"rows-{number:05d}.parquet"
         if name in done:
             continue
-        said = answers(run, role, predictor, ids)
+        said = answers(run, role, predictor, ids, hidden)
         columns = {key: values for key, values in said.items() if key.startswith("logit_")}
         columns |= {key: said[key].astype(np.float16) for key in kept}
         store.append(name, {"row_id": ids, **columns}, None if times is None else times[ids])

@@ -76,7 +76,7 @@ def _plain(folder: Path) -> str | None:
 
 def _answers(teacher: Any, folder: Path, rows: ColumnRows) -> str | None:
     predictor = teacher.open(folder)
-    found = predictor(rows.columns)
+    found = predictor(rows.columns, list(predictor.hidden))
     shapes = {"logit_positive": (len(rows),)} | {f"hidden_{n}": (len(rows), w) for n, w in predictor.hidden.items()}
     wrong = {name: shape for name, shape in shapes.items() if name not in found or found[name].shape != shape}
     if wrong:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import re
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -17,7 +18,11 @@ from recstill.testing.columns import FEATURES, LABEL, column_rows
 from recstill.testing.samples import LABELS, NAMES, NUM_DENSE, inputs_for_training, sample_batch
 from recstill_risk.additive import AdditiveStudent
 from recstill_risk.fairness import fairness
+from recstill_risk.textmodel import check_text_model
 from recstill_risk.trees import ForestTeacher, LightGBMTeacher
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ANOMALY = LabelSpec(name="anomaly", kind="regression")
 INPUTS = ColumnInputs(FEATURES, (LABEL,))
@@ -34,7 +39,7 @@ def test_teachers_conform(factory: type, options: dict) -> None:
 def test_the_leaves_of_a_row_sum_to_its_score(tmp_path: Path) -> None:
     teacher = LightGBMTeacher(INPUTS, rounds=12, min_child_samples=5)
     teacher.fit(column_rows(), column_rows(64, 1), tmp_path, 0, lambda _: None)
-    found = teacher.open(tmp_path)(column_rows(40, 2).columns)
+    found = teacher.open(tmp_path)(column_rows(40, 2).columns, ["leaves"])
     assert found["hidden_leaves"].shape == (40, 12)
     assert np.allclose(found["hidden_leaves"].sum(1), found["logit_positive"], atol=1e-5)
 
@@ -95,6 +100,28 @@ def test_a_booster_of_other_features_or_a_changed_file_is_refused(tmp_path: Path
     (first / "trees.json").write_text(json.dumps({**card, "features": card["features"][::-1]}))
     with pytest.raises(ValueError, match="of another features"):
         LightGBMTeacher(INPUTS, rounds=3).open(first)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.replace("num_leaves=", "num_leaves=9", 1), "leaves and has"),
+        (lambda t: t.replace("leaf_value=", "leaf_value=nan ", 1), "leaves and has"),
+        (lambda t: re.sub(r"leaf_value=\S+", "leaf_value=inf", t, count=1), "no finite number"),
+        (lambda t: re.sub(r"split_feature=\d+", "split_feature=99", t, count=1), "a feature that there is not"),
+        (lambda t: t.split("Tree=2")[0] + "end of trees", "claims 3 trees and has 2"),
+        (lambda t: t[: len(t) // 2], "not all of one|no LightGBM text model"),
+        (lambda t: "PK\x03\x04", "is no LightGBM text model"),
+    ],
+)
+def test_a_booster_that_lies_about_its_shape_is_refused(change: object, words: str, tmp_path: Path) -> None:
+    teacher = LightGBMTeacher(INPUTS, rounds=3, min_child_samples=5)
+    teacher.fit(column_rows(), column_rows(64, 1), tmp_path, 0, lambda _: None)
+    text = (tmp_path / "positive.txt").read_text()
+    names = [feature.name for feature in teacher.features]
+    check_text_model(text, "mine", names)
+    with pytest.raises(ValueError, match=words):
+        check_text_model(change(text), "mine", names)
 
 
 def test_the_additive_student_conforms() -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from recstill_risk.textmodel import check_text_model
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -92,7 +94,7 @@ class _Trees:
         raise NotImplementedError
 
     def _open(self, label: LabelSpec, folder: Path) -> Any:
-        """Return a function: (N, F) -> logits (N,), and leaves (N, width) or None."""
+        """Return a function: (N, F) -> logits (N,)."""
         raise NotImplementedError
 
     def _matrix(self, columns: Mapping[str, NDArray[np.generic]], categories: Mapping[str, list[str]]) -> NDArray[np.float32]:
@@ -115,13 +117,14 @@ class _Predictor:
         self.hidden = teacher.hidden
         self.num_parameters = sum(getattr(model, "num_parameters", 0) for model in models.values())
 
-    def __call__(self, columns: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
+    def __call__(
+        self, columns: Mapping[str, NDArray[np.generic]], hidden: Sequence[str] = ()
+    ) -> dict[str, NDArray[np.float32]]:
         matrix = self.teacher._matrix(columns, self.card["categories"])
-        found: dict[str, NDArray[np.float32]] = {}
-        for name, model in self.models.items():
-            found[f"logit_{name}"], leaves = model(matrix)
-            if leaves is not None and "hidden_leaves" not in found:
-                found["hidden_leaves"] = leaves
+        found: dict[str, NDArray[np.float32]] = {f"logit_{name}": model(matrix) for name, model in self.models.items()}
+        if "leaves" in hidden:
+            primary = next(label.name for label in self.teacher.labels if label.primary)
+            found["hidden_leaves"] = self.models[primary].leaves(matrix)
         if self.isolation is not None:
             raw = self.isolation(_filled(matrix, self.card["medians"]))[1].reshape(-1)
             mean, std = self.card["anomaly"]
@@ -166,7 +169,10 @@ class LightGBMTeacher(_Trees):
 
         target = folder / f"{label.name}.txt"
         if label.name in self.files:
-            target.write_text(open(self.files[label.name]).read())  # noqa: SIM115, PTH123
+            brought = Path(self.files[label.name])
+            if not brought.is_file():
+                raise ValueError(f"files: {brought} is not there")
+            target.write_text(brought.read_text(errors="replace"))
             self._open(label, folder)
             progress(f"{label.name}: taken from {self.files[label.name]}")
             return
@@ -185,20 +191,14 @@ class LightGBMTeacher(_Trees):
         import lightgbm
 
         path = folder / f"{label.name}.txt"
-        try:
-            booster = lightgbm.Booster(model_str=path.read_text())
-        except lightgbm.basic.LightGBMError as error:
-            raise ValueError(f"{path} is no LightGBM text model: {error}") from error
-        wanted = [feature.name for feature in self.features]
-        if booster.feature_name() != wanted:
-            strange = sorted(set(booster.feature_name()) ^ set(wanted))
-            raise ValueError(f"{path} reads other features than the task gives, or in another order: {', '.join(strange[:5])}")
-        return _Boosted(booster, self.rounds, label.primary)
+        text = path.read_text(errors="replace")
+        check_text_model(text, str(path), [feature.name for feature in self.features])
+        return _Boosted(lightgbm.Booster(model_str=text), self.rounds)
 
 
 class _Boosted:
-    def __init__(self, booster: Any, rounds: int, with_leaves: bool) -> None:
-        self.booster, self.rounds, self.with_leaves = booster, rounds, with_leaves
+    def __init__(self, booster: Any, rounds: int) -> None:
+        self.booster, self.rounds = booster, rounds
         dumped = booster.dump_model()["tree_info"]
         self.num_parameters = sum(3 * tree["num_leaves"] for tree in dumped)
         most = max((tree["num_leaves"] for tree in dumped), default=1)
@@ -207,15 +207,15 @@ class _Boosted:
             for leaf in range(tree["num_leaves"]):
                 self.values[number, leaf] = booster.get_leaf_output(number, leaf)
 
-    def __call__(self, matrix: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        logits = np.asarray(self.booster.predict(matrix, raw_score=True), np.float32)
-        if not self.with_leaves:
-            return logits, None
+    def __call__(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(self.booster.predict(matrix, raw_score=True), np.float32)
+
+    def leaves(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
         places = np.asarray(self.booster.predict(matrix, pred_leaf=True), np.int64).reshape(len(matrix), -1)
         leaves = np.zeros((len(matrix), self.rounds), np.float32)
         kept = min(self.rounds, places.shape[1])
         leaves[:, :kept] = self.values[np.arange(kept)[None], places[:, :kept]]
-        return logits, leaves
+        return leaves
 
 
 class ForestTeacher(_Trees):
@@ -246,12 +246,12 @@ class ForestTeacher(_Trees):
         session = _open_onnx(folder / f"{label.name}.onnx")
         card = json.loads((folder / _CARD).read_text())
 
-        def answer(matrix: NDArray[np.float32]) -> tuple[NDArray[np.float32], None]:
+        def answer(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
             found = session(_filled(matrix, card["medians"]))
             if label.kind != "binary":
-                return found[0].reshape(-1).astype(np.float32), None
+                return found[0].reshape(-1).astype(np.float32)
             p = np.clip(found[1][:, 1].astype(np.float64), _LIMIT, 1 - _LIMIT)
-            return (np.log(p) - np.log1p(-p)).astype(np.float32), None
+            return (np.log(p) - np.log1p(-p)).astype(np.float32)
 
         return answer
 

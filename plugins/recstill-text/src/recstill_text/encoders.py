@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own convention
+from torch.nn import functional as F
 
 from recstill_text.finetuning import finetune
 from recstill_text.pretrained import NAMED, find_model
@@ -182,7 +182,9 @@ class _Predictor:
         self.num_parameters = sum(p.numel() for p in encoder.parameters())
 
     @torch.no_grad()
-    def __call__(self, columns: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
+    def __call__(
+        self, columns: Mapping[str, NDArray[np.generic]], hidden: Sequence[str] = ()
+    ) -> dict[str, NDArray[np.float32]]:
         queries, titles = as_texts(columns[self.teacher.query]), as_texts(columns[self.teacher.title])
         distinct = dict.fromkeys(zip(queries, titles, strict=True))
         pairs = sorted(distinct, key=lambda pair: len(pair[0]) + len(pair[1]))
@@ -191,11 +193,11 @@ class _Predictor:
             for start in range(0, len(pairs), _SCORING_BATCH):
                 some = pairs[start : start + _SCORING_BATCH]
                 with torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):
-                    logits, hidden = self.teacher.logits(self.encoder, self.tokens, *zip(*some, strict=True))
+                    logits, said = self.teacher.logits(self.encoder, self.tokens, *zip(*some, strict=True))
                 for place, label in enumerate(self.teacher.labels):
                     found.setdefault(f"logit_{label.name}", []).append(logits[:, place].float())
-                for name, values in hidden.items():
-                    found.setdefault(f"hidden_{name}", []).append(values.half())
+                for name in hidden:
+                    found.setdefault(f"hidden_{name}", []).append(said[name].half())
         place_of = {pair: place for place, pair in enumerate(pairs)}
         order = np.array([place_of[pair] for pair in zip(queries, titles, strict=True)])
         return {name: torch.cat(parts).numpy()[order] for name, parts in found.items()}

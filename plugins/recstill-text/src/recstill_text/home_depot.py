@@ -70,9 +70,10 @@ class HomeDepotTask:
         endpoint=EndpointSpec(
             path="/v1/home-depot/score",
             query_key="query_id",
+            query_optional=True,
             item_key="product_id",
             items_field="products",
-            context=(ContextSpec(name="query", dtype="str", description="what was typed"),),
+            context=(ContextSpec(name="query", dtype="str", description="what was typed", required=True),),
         ),
         default_recipe="home-depot",
     )
