@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from recstill.api import Batch, LabelSpec, Output, Signals, StrategyContext
 from recstill_strategies.attention import AttentionTransfer
@@ -113,7 +113,7 @@ def test_attention_maps_are_compared_at_unit_length() -> None:
     found = AttentionTransfer(form="maps").attach(context)(student, Signals({}, torch.ones(N), attention={"fields": b}), BATCH)
     naive = 0.0
     for i in range(N):
-        maps = [[sum(float(x[i, h, l]) ** 2 for h in range(2)) / 2 for l in range(4)] for x in (a, b)]
+        maps = [[sum(float(x[i, h, l]) ** 2 for h in range(2)) / 2 for l in range(4)] for x in (a, b)]  # noqa: E741
         unit = [[v / math.sqrt(sum(w * w for w in m)) for v in m] for m in maps]
         naive += sum((p - q) ** 2 for p, q in zip(*unit, strict=True)) / N
     assert found.item() == pytest.approx(naive, abs=1e-6)

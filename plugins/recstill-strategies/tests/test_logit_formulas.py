@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from recstill.api import Batch, LabelSpec, Output, Schedule, Signals, StrategyContext
 from recstill.testing.samples import LABELS, sample_batch, sample_signals

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from recstill_strategies.checks import above_zero, known_width, within
 from recstill_strategies.feature import Names, matched_pairs
