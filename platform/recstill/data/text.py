@@ -26,6 +26,7 @@ MAX_CHARS = 2_000
 _QUERY_WORDS, _TEXT_WORDS = 12, 32
 _QUERY_GRAMS, _TEXT_GRAMS = 48, 128
 _CROSSED_QUERY_WORDS = 8
+_STEM = 4
 _CHUNK = 2_048
 
 
@@ -38,9 +39,14 @@ def words_of(text: object) -> list[str]:
 
 
 def grams_of(words: Sequence[str], kind: str) -> list[str]:
-    """Return `word`, `word2` (pairs of neighbours), or `char3`, `char4` … (with the word's ends marked)."""
+    """Return `word`, `word2` (pairs of neighbours), `stem` (a word's beginning), `number`, or `char3`, `char4` … (with the word's
+    ends marked)."""
     if kind == "word":
         return list(words)
+    if kind == "stem":
+        return [word[:_STEM] for word in words]
+    if kind == "number":
+        return [word for word in words if word[0].isdigit()]
     if kind == "word2":
         return [f"{first} {second}" for first, second in itertools.pairwise(words)]
     size = int(kind.removeprefix("char"))
@@ -80,7 +86,7 @@ class Matcher:
     keys: NDArray[np.uint64]
     rarity: NDArray[np.float32]
 
-    num_columns = 11
+    num_columns = 15
 
     @classmethod
     def fit(cls, texts: Values) -> Matcher:
@@ -120,10 +126,20 @@ class Matcher:
             1 - first_hit / text.shape[1],
             _coverage(padded(queries, ("char3",), _QUERY_GRAMS), padded(texts, ("char3",), _TEXT_GRAMS)),
             _coverage(padded(queries, ("word2",), _QUERY_WORDS), padded(texts, ("word2",), _TEXT_WORDS)),
+            *self._stems(queries, texts),
+            _coverage(padded(queries, ("number",), _QUERY_WORDS), padded(texts, ("number",), _TEXT_WORDS)),
             np.log1p(num_query) / 3,
             np.log1p(num_text) / 4,
         ]
         return np.stack(columns, 1).astype(np.float32)
+
+    def _stems(self, queries: Values, texts: Values) -> list[NDArray[np.float64]]:
+        """Return how much of the query the text has when words count by their beginnings: all, the last word, the first."""
+        query, text = padded(queries, ("stem",), _QUERY_WORDS), padded(texts, ("stem",), _TEXT_WORDS)
+        found = (query[:, :, None] == text[:, None, :]).any(2) & (query != 0)
+        number = (query != 0).sum(1)
+        last = np.take_along_axis(found, np.maximum(number - 1, 0)[:, None], 1)[:, 0]
+        return [found.sum(1) / np.maximum(number, 1), last.astype(np.float64), found[:, 0].astype(np.float64)]
 
     def _rarity(self, keys: NDArray[np.uint64]) -> NDArray[np.float32]:
         if not len(self.keys):

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from recstill.api.batch import Batch, Output, Signals
 from recstill.api.strategy import StrategyContext
+from recstill.distillation.objective import StudentRunner
+from recstill.embeddings.tables import TableOptimizer, training_inputs
 from recstill.testing.results import Check, check
-from recstill.testing.samples import LABELS, sample_batch, sample_rows, sample_signals
+from recstill.testing.samples import LABELS, NUM_DENSE, SLOTS, sample_batch, sample_rows, sample_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,16 +27,15 @@ _DRAWS = 48
 
 
 class _Student(nn.Module):
-    """The model that augmenting strategies run again: linear in dense features and in the vectors of three ids."""
+    """The model that augmenting strategies run again: linear in dense features and in the vectors of all slots."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.tables, self.dense = nn.Embedding(60, 4), nn.Linear(6, 6)
+        self.tables = training_inputs(NUM_DENSE, SLOTS, LABELS, TableOptimizer(kind="adam")).tables(4)
+        self.dense = nn.Linear(NUM_DENSE, 6)
 
-    def forward(self, batch: Batch, on_embeddings: Callable[[Tensor], Tensor] | None = None) -> Output:
-        vectors = self.tables(batch.sparse.values().view(3, -1).t())
-        vectors = on_embeddings(vectors) if on_embeddings is not None else vectors
-        answers = self.dense(batch.dense) + vectors.sum((1, 2)).unsqueeze(1)
+    def forward(self, batch: Batch) -> Output:
+        answers = self.dense(batch.dense) + self.tables(batch.sparse).sum((1, 2)).unsqueeze(1)
         return Output({"click": answers[:, 0], "grade": answers[:, 1:5], "amount": answers[:, 5]})
 
 
@@ -45,8 +46,9 @@ class _Case:
         torch.manual_seed(seed)
         self.student = _Student()
         hidden, attention = {"backbone": _WIDTH}, {"fields": (_HEADS, _FIELDS)}
+        runner = StudentRunner(self.student, [self.student.tables], SLOTS)
         context = StrategyContext(
-            LABELS, hidden, hidden, attention, attention, num_rows=_ROWS, num_teachers=_TEACHERS, student=self.student
+            LABELS, hidden, hidden, attention, attention, num_rows=_ROWS, num_teachers=_TEACHERS, student=runner
         )
         self.loss = factory(**options).attach(context)
 
