@@ -39,7 +39,7 @@ def words_of(text: object) -> list[str]:
 
 
 def grams_of(words: Sequence[str], kind: str) -> list[str]:
-    """Return `word`, `word2` (pairs of neighbours), `stem` (a word's beginning), `number`, or `char3`, `char4` … (with the word's
+    """Return `word`, `word2` (neighbours), `stem` (beginnings of words), `number`, or `char3`, `char4` … (with the word's
     ends marked)."""
     if kind == "word":
         return list(words)
