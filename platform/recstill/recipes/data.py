@@ -95,7 +95,7 @@ def _rows(task: Task, raw: Path, options: BaseModel, dataset: Dataset) -> pa.Tab
         ) from error
     spec = task.spec
     needed = [spec.endpoint.item_key, *(label.name for label in spec.labels), *spec.groups, *spec.attributes, *spec.fairness]
-    needed += ["split", "sampling_rate", "event_timestamp", *([spec.endpoint.query_key] if spec.endpoint.query_key else [])]
+    needed += ["split", "sampling_rate", *([spec.endpoint.query_key] if spec.endpoint.query_key else [])]
     if missing := sorted(set(needed) - set(rows.column_names)):
         raise DataError(f"Task {spec.name!r} made rows without {', '.join(missing)}, which its description names.")
     return rows

@@ -61,6 +61,14 @@ class Graph:
 
         self.transform = Transform.load(folder)
         self._inputs = {entry.name for entry in self._session.get_inputs()}
+        dense, ids = (places(self.transform) for places in (self.manifest.sides.dense_places, self.manifest.sides.slot_places))
+        widths = {"query_dense": dense[0], "item_dense": dense[1], "query_ids": ids[0], "item_ids": ids[1]}
+        for entry in self._session.get_inputs():
+            if entry.shape[1] != len(widths[entry.name]):
+                raise BundleError(
+                    f"{folder} was made by another version of recstill: its graph reads {entry.shape[1]} columns of "
+                    f"{entry.name}, its features make {len(widths[entry.name])} here. Run its recipe again."
+                )
 
     def run(self, query: Encoded, items: Encoded) -> dict[str, NDArray[np.float32]]:
         """Score N items against one query."""
