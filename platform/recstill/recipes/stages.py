@@ -136,7 +136,7 @@ def _export_teacher(run: Run, role: str) -> dict[str, Any]:
 def _registered_teacher(run: Run, role: str) -> dict[str, Any]:
     found = fetch_teacher(run, role)
     if reads_columns(run.factory(role)):
-        judged = test_columns(run, role, open_columns(run, role))
+        judged = test_columns(run, role, open_columns(run, role)) | {"latency.ms_per_200": latency_of(run, role)}
     else:
         judged = judge_of(run.rows, role).test(load_trained(run, role, role))
     return {**found, "metrics": {**found["metrics"], **judged}}
