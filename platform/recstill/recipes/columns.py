@@ -104,8 +104,13 @@ def test_columns(run: Run, role: str, predictor: ColumnPredictor) -> dict[str, f
 
 
 def test_predictions(run: Run, role: str, predictor: ColumnPredictor) -> dict[str, Floats]:
-    """Return what a teacher says of the test rows, on the labels' own scale; asked once, since a transformer is slow."""
-    kept = run.weights(f"{role}-test")
+    """Return what a teacher says of the test rows, on the labels' own scale.
+
+    It is asked once by all runs that share its files and the rows, since a transformer is slow.
+    """
+    facts = [run.snapshot.meta["sha256"], *(sha256_of(path) for path in sorted(folder_of(run, role).iterdir()))]
+    name = hashlib.sha256("".join(facts).encode()).hexdigest()[:20]
+    kept = run.platform.settings.folder("cache", "tests") / f"{name}.safetensors"
     if kept.is_file():
         return dict(load_file(kept))
     rows = run.snapshot.rows_of("test")
