@@ -39,7 +39,7 @@ card_history = FeatureView(
     entities=[card],
     ttl=timedelta(0),
     schema=[
-        Field(name=name, dtype=Float32, description="payments with the card before this one")
+        Field(name=name, dtype=Float32, description="payments with the card in the days before")
         for name in (
             "card_count_1d",
             "card_count_7d",
@@ -50,7 +50,7 @@ card_history = FeatureView(
         )
     ],
     source=source_of("ieee-cis-fraud", "card_history"),
-    tags={"task": "fraud", "availability": "request", "freshness": "every payment"},
+    tags={"task": "fraud", "availability": "request", "freshness": "daily"},
     owner=_OWNER,
     description="What a card did in the last day, week and month.",
 )
@@ -60,11 +60,11 @@ email_history = FeatureView(
     entities=[email_domain],
     ttl=timedelta(0),
     schema=[
-        Field(name=name, dtype=Float32, description="payments to the recipient's e-mail domain before this one")
+        Field(name=name, dtype=Float32, description="payments to the recipient's e-mail domain in the days before")
         for name in ("email_count_1d", "email_amount_7d")
     ],
     source=source_of("ieee-cis-fraud", "email_history"),
-    tags={"task": "fraud", "availability": "request", "freshness": "every payment"},
+    tags={"task": "fraud", "availability": "request", "freshness": "daily"},
     owner=_OWNER,
     description="What an e-mail domain received in the last day and week.",
 )
