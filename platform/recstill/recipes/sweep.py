@@ -202,7 +202,7 @@ def _cells(result: dict[str, Any], values: dict[str, list[float]]) -> dict[str, 
         if name not in values:
             return ""
         value, spread, seeds = values[name]
-        form = ",.0f" if abs(value) >= 1000 else ".1f" if name.endswith("seconds") else ".4f"
+        form = ",.0f" if abs(value) >= 1000 or name.endswith("parameters") else ".1f" if name.endswith("seconds") else ".4f"
         return format(value, form) + (f" ± {format(spread, form)}" if seeds > 1 and spread else "")
 
     return {name: text(name) for name in result["metrics"]}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from recstill.api import Batch, ModelInputs, Output
+from recstill_rankers.heads import label_sizes, squeezed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +44,7 @@ class AdditiveStudent(nn.Module):
             )
         if both := sorted(set(increasing) & set(decreasing)):
             raise ValueError(f"{', '.join(both)} cannot both rise and fall")
-        self.sizes = {label.name: label.num_classes if label.kind == "multiclass" else 1 for label in inputs.labels}
+        self.sizes = label_sizes(inputs.labels)
         self.primary = next(label.name for label in inputs.labels if label.primary)
         row, outputs = list(self.sizes).index(self.primary), sum(self.sizes.values())
         self.row = sum(list(self.sizes.values())[:row])
@@ -88,5 +89,5 @@ class AdditiveStudent(nn.Module):
             terms = torch.cat([terms, (vectors.unsqueeze(1) * self.read).sum(3)], 2)
         logits = terms.sum(2) + self.bias
         split = zip(self.sizes, torch.split(logits, list(self.sizes.values()), 1), strict=True)
-        said = {name: part.squeeze(1) if part.shape[1] == 1 else part for name, part in split}
+        said = {name: squeezed(part) for name, part in split}
         return Output(said, {"backbone": terms.flatten(1)}, parts={self.primary: terms[:, self.row]})

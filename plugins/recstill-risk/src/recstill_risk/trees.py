@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from recstill.data.files import sha256_of
 from recstill_risk.textmodel import check_text_model
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class _Trees:
             x = [part[here] for part, here in zip(matrix, known, strict=True)]
             self._fit(label, x, y, medians, folder, seed, progress)
         names = [path.name for path in sorted(folder.iterdir()) if path.suffix in (".txt", ".onnx")]
-        card["sha256"] = {name: _digest(folder / name) for name in names}
+        card["sha256"] = {name: sha256_of(folder / name) for name in names}
         (folder / _CARD).write_text(json.dumps(card))
 
     def open(self, folder: Path) -> _Predictor:
@@ -85,7 +85,7 @@ class _Trees:
             if card.get(key) != value:
                 raise ValueError(f"{folder} is of another {key}: {card.get(key)} instead of {value}")
         for name, digest in card["sha256"].items():
-            if _digest(folder / name) != digest:
+            if sha256_of(folder / name) != digest:
                 raise ValueError(f"{folder / name} was changed after it was fitted")
         models = {label.name: self._open(label, folder) for label in self.labels if label.name != self.anomaly}
         return _Predictor(self, card, models, _open_onnx(folder / f"{self.anomaly}.onnx") if self.anomaly else None)
@@ -303,7 +303,3 @@ def _text(value: Any) -> str:
     if value is None or value != value:
         return ""
     return str(int(value)) if isinstance(value, float) and value == int(value) else str(value)
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
+from recstill.training.loop import has_fast_bf16
 from recstill_text.finetuning import finetune
 from recstill_text.pretrained import NAMED, find_model
-from recstill_text.running import all_threads, as_texts, fast_bf16
+from recstill_text.running import all_threads, as_texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -192,7 +193,7 @@ class _Predictor:
         with all_threads(self.teacher.threads):
             for start in range(0, len(pairs), _SCORING_BATCH):
                 some = pairs[start : start + _SCORING_BATCH]
-                with torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):
+                with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16()):
                     logits, said = self.teacher.logits(self.encoder, self.tokens, *zip(*some, strict=True))
                 for place, label in enumerate(self.teacher.labels):
                     found.setdefault(f"logit_{label.name}", []).append(logits[:, place].float())

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from recstill_text.running import all_threads, as_texts, fast_bf16
+from recstill.training.loop import has_fast_bf16
+from recstill.training.losses import label_loss
+from recstill_text.running import all_threads, as_texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,7 +53,7 @@ def finetune(
                 warm = min(1.0, (step + 1) / max(1.0, _WARMUP_SHARE * total))
                 group["lr"] = teacher.learning_rate * min(warm, (total - step) / total / (1 - _WARMUP_SHARE))
             queries, titles, targets = learn.take(order[place])
-            with torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):
+            with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16()):
                 logits, _ = teacher.logits(encoder, tokens, queries, titles)
             loss = loss_of(teacher.labels, logits.float(), targets)
             optimizer.zero_grad(set_to_none=True)
@@ -116,8 +117,7 @@ def loss_of(labels: Sequence[LabelSpec], logits: Tensor, targets: Tensor) -> Ten
         known = ~torch.isnan(targets[:, place])
         if bool(known.any()):
             z, y = logits[known, place], targets[known, place]
-            term = F.binary_cross_entropy_with_logits(z, y) if label.kind == "binary" else F.mse_loss(z, y)
-            terms.append(label.weight * term)
+            terms.append(label.weight * label_loss(label, z, y))
     return torch.stack(terms).sum() if terms else logits.sum() * 0.0
 
 
@@ -127,7 +127,7 @@ def _judge(teacher: Any, encoder: torch.nn.Module, tokens: Any, rows: _Pairs) ->
     total = 0.0
     for places in np.array_split(np.argsort(rows.lengths, kind="stable"), max(1, len(rows) // 256)):
         queries, titles, targets = rows.take(places)
-        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16()):
             logits, _ = teacher.logits(encoder, tokens, queries, titles)
         total += loss_of(teacher.labels, logits.float(), targets).item() * len(places)
     return total / len(rows)

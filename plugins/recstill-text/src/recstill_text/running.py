@@ -1,4 +1,4 @@
-"""How transformers run here: on which cores, in which precision, on which texts."""
+"""How transformers run here: on which cores, on which texts."""
 
 from __future__ import annotations
 
@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 def as_texts(values: NDArray[np.generic]) -> list[str]:
     """Return texts; a missing one is empty."""
     return ["" if value is None or value != value else str(value) for value in values.tolist()]
-
-
-def fast_bf16() -> bool:
-    """Say whether this processor multiplies bfloat16 in hardware."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from recstill.api import Batch, ModelInputs, Output
+from recstill_rankers.heads import Body, Heads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,23 +31,11 @@ class NgramStudent(nn.Module):
         self.first: Tensor
         self.second: Tensor
         width = inputs.num_dense + (len(inputs.slots) + len(pairs)) * dim
-        self.layers = nn.ModuleList()
-        for size in hidden:
-            self.layers.append(nn.Linear(width, size))
-            width = size
-        self.dropout = nn.Dropout(dropout)
-        self.sizes = {label.name: label.num_classes if label.kind == "multiclass" else 1 for label in inputs.labels}
-        self.heads = nn.Linear(width, sum(self.sizes.values()))
+        self.body = Body(width, hidden, dropout)
+        self.heads = Heads(self.body.width, inputs.labels)
 
     def forward(self, batch: Batch) -> Output:
         vectors = self.tables(batch.sparse)
         crossed = vectors.index_select(1, self.first) * vectors.index_select(1, self.second)
-        current = torch.cat([batch.dense, vectors.flatten(1), crossed.flatten(1)], 1)
-        said = {}
-        for place, layer in enumerate(self.layers, 1):
-            current = self.dropout(torch.relu(layer(current)))
-            said[f"layer{place}"] = current
-        said.pop(f"layer{len(self.layers)}", None)
-        parts = torch.split(self.heads(current), list(self.sizes.values()), 1)
-        logits = {n: part.squeeze(1) if part.shape[1] == 1 else part for n, part in zip(self.sizes, parts, strict=True)}
-        return Output(logits, {**said, "backbone": current})
+        said = self.body.layers(torch.cat([batch.dense, vectors.flatten(1), crossed.flatten(1)], 1))
+        return Output(self.heads(said["backbone"]), said)
