@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MANIFEST = "manifest.json"
+ATTRIBUTION = "attribution.onnx"
 FORMAT = 1
 
 
@@ -23,7 +24,8 @@ class Manifest(BaseModel):
     """`features` is the feature set (views, keys, types), `sides` says which features go to which input of the graph.
 
     part_names, part_means: the terms that the graph gives beside the scores, and their means over the training rows.
-    vectors: the graph also gives the vectors `query` and `item`.
+    attributed, attributed_from: where a model has no terms of its own, the features that `attribution.onnx` speaks of, and the
+    logit that their effects start from. vectors: the graph also gives the vectors `query` and `item`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,6 +47,8 @@ class Manifest(BaseModel):
     packages: dict[str, str]
     part_names: tuple[str, ...] = ()
     part_means: tuple[float, ...] = ()
+    attributed: tuple[str, ...] = ()
+    attributed_from: float = 0.0
     vectors: bool = False
     files: dict[str, str]
 

@@ -44,18 +44,12 @@ class Layout:
     item_slots: Sequence[int]
 
 
-class ServingGraph(nn.Module):
-    """What is exported: one query against N items, answers on the labels' own scale.
+class Joined(nn.Module):
+    """Puts one query beside N items. forward: query_dense (1, Dq), query_ids (1, Fq), item_dense (N, Di), item_ids (N, Fi) ->
+    dense (N, Dq + Di) and ids in the order of the model's input, whose query part is looked up once."""
 
-    inputs: query_dense (1, Dq), query_ids (1, Fq), item_dense (N, Di), item_ids (N, Fi). outputs: one (N,) or (N, C) per
-    label: probability, expected count or value; then the primary label's terms (N, P) if the model has such, and with `vectors`
-    those of query and item (N, d). Tables are read once for the query and its vectors spread over the items.
-    """
-
-    def __init__(self, model: nn.Module, layout: Layout, labels: Sequence[LabelSpec], vectors: bool = False) -> None:
+    def __init__(self, layout: Layout) -> None:
         super().__init__()
-        self.model, self.labels, self.vectors = model, tuple(labels), vectors
-        self.primary = next(label.name for label in labels if label.primary)
         self.register_buffer("query_slots", torch.tensor(layout.query_slots, dtype=torch.long))
         self.register_buffer("item_slots", torch.tensor(layout.item_slots, dtype=torch.long))
         self.register_buffer("dense_order", torch.argsort(torch.tensor([*layout.query_dense, *layout.item_dense])))
@@ -65,9 +59,26 @@ class ServingGraph(nn.Module):
         self.dense_order: Tensor
         self.slot_order: Tensor
 
-    def forward(self, query_dense: Tensor, query_ids: Tensor, item_dense: Tensor, item_ids: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, query_dense: Tensor, query_ids: Tensor, item_dense: Tensor, item_ids: Tensor) -> tuple[Tensor, SplitIds]:
         dense = torch.cat([query_dense.expand(item_dense.shape[0], -1), item_dense], 1).index_select(1, self.dense_order)
-        sparse = SplitIds(query_ids, item_ids, self.query_slots, self.item_slots, self.slot_order)
+        return dense, SplitIds(query_ids, item_ids, self.query_slots, self.item_slots, self.slot_order)
+
+
+class ServingGraph(nn.Module):
+    """What is exported: one query against N items, answers on the labels' own scale.
+
+    inputs: as `Joined`. outputs: one (N,) or (N, C) per label: probability, expected count or value; then the primary label's
+    terms (N, P) if the model has such, and with `vectors` those of query and item (N, d). Tables are read once for the query
+    and its vectors spread over the items.
+    """
+
+    def __init__(self, model: nn.Module, layout: Layout, labels: Sequence[LabelSpec], vectors: bool = False) -> None:
+        super().__init__()
+        self.model, self.labels, self.vectors, self.joined = model, tuple(labels), vectors, Joined(layout)
+        self.primary = next(label.name for label in labels if label.primary)
+
+    def forward(self, query_dense: Tensor, query_ids: Tensor, item_dense: Tensor, item_ids: Tensor) -> tuple[Tensor, ...]:
+        dense, sparse = self.joined(query_dense, query_ids, item_dense, item_ids)
         said = self.model(Batch(dense=dense, sparse=sparse))
         found = [_served(label, said.logits[label.name]) for label in self.labels]
         if self.primary in said.parts:
@@ -88,44 +99,58 @@ def _served(label: LabelSpec, logits: Tensor) -> Tensor:
 def export_graph(model: nn.Module, layout: Layout, labels: Sequence[LabelSpec], folder: Path, *, vectors: bool = False) -> None:
     """Write `model.onnx` and `weights.safetensors`; the graph refers to the tensors inside the safetensors file."""
     graph = ServingGraph(model.eval(), layout, labels, vectors).eval()
-    num_items = 7
-    arguments = (
-        torch.zeros(1, len(layout.query_dense)),
-        torch.zeros(1, len(layout.query_slots), dtype=torch.long),
-        torch.zeros(num_items, len(layout.item_dense)),
-        torch.zeros(num_items, len(layout.item_slots), dtype=torch.long),
-    )
     beside = [*(["#parts"] if hasattr(model, "part_names") else []), *(["#query", "#item"] if vectors else [])]
-    names = [*(label.name for label in labels), *beside]
-    items = torch.export.Dim("items", min=1, max=1_000_000)
-    with _quiet():
-        program = torch.onnx.export(
-            graph, arguments, dynamo=True, opset_version=_OPSET, input_names=list(INPUTS), verbose=False,
-            output_names=names, dynamic_shapes=(None, None, {0: items}, {0: items}),
-        )  # fmt: skip
-    assert program is not None
-    proto = program.model_proto
-    weights = {
-        tensor.name: numpy_helper.to_array(tensor)
-        for tensor in proto.graph.initializer
-        if numpy_helper.to_array(tensor).nbytes >= _INLINE_BYTES
-    }
-    save_file({name: np.ascontiguousarray(value) for name, value in weights.items()}, folder / "weights.safetensors")
-    _refer(proto, folder / "weights.safetensors", weights)
+    proto = to_onnx(graph, sample_inputs(layout), [*(label.name for label in labels), *beside])
+    weights = large_tensors(proto)
+    store_tensors(proto, weights, folder / "weights.safetensors")
     onnx.save(proto, folder / "model.onnx")
     # Small weights stay inline in the graph; this copy of all of them is what a training process loads again.
     state = {name: value.contiguous() for name, value in model.state_dict().items() if f"model.{name}" not in weights}
     save_file({f"model.{name}": value.numpy() for name, value in state.items()}, folder / "small.safetensors")
 
 
-def _refer(proto: onnx.ModelProto, file: Path, weights: Mapping[str, NDArray[np.generic]]) -> None:
-    """Point the graph's large tensors at their bytes in the safetensors file (8-byte length, JSON header, data)."""
+def sample_inputs(layout: Layout, num_items: int = 7) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return inputs of a graph's shapes, to trace it with."""
+    return (
+        torch.zeros(1, len(layout.query_dense)),
+        torch.zeros(1, len(layout.query_slots), dtype=torch.long),
+        torch.zeros(num_items, len(layout.item_dense)),
+        torch.zeros(num_items, len(layout.item_slots), dtype=torch.long),
+    )
+
+
+def to_onnx(graph: nn.Module, arguments: tuple[Tensor, ...], output_names: Sequence[str]) -> onnx.ModelProto:
+    """Export a graph of one query and any number of items."""
+    items = torch.export.Dim("items", min=1, max=1_000_000)
+    with _quiet():
+        program = torch.onnx.export(
+            graph, arguments, dynamo=True, opset_version=_OPSET, input_names=list(INPUTS), verbose=False,
+            output_names=list(output_names), dynamic_shapes=(None, None, {0: items}, {0: items}),
+        )  # fmt: skip
+    assert program is not None
+    return program.model_proto
+
+
+def large_tensors(proto: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
+    """Return the tensors of a graph that are worth a place outside of it."""
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    return {name: value for name, value in arrays.items() if value.nbytes >= _INLINE_BYTES}
+
+
+def store_tensors(proto: onnx.ModelProto, tensors: Mapping[str, NDArray[np.generic]], file: Path) -> None:
+    """Write tensors of a graph to a safetensors file and let the graph refer to them."""
+    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, file)
+    refer(proto, file, {name: name for name in tensors})
+
+
+def refer(proto: onnx.ModelProto, file: Path, names: Mapping[str, str]) -> None:
+    """Point tensors of a graph at their bytes in a safetensors file (8-byte length, JSON header, data): {name: name there}."""
     with file.open("rb") as opened:
         header_size = struct.unpack("<Q", opened.read(8))[0]
         header = json.loads(opened.read(header_size))
     for tensor in proto.graph.initializer:
-        if tensor.name in weights:
-            start, stop = header[tensor.name]["data_offsets"]
+        if tensor.name in names:
+            start, stop = header[names[tensor.name]]["data_offsets"]
             tensor.ClearField("raw_data")
             tensor.data_location = onnx.TensorProto.EXTERNAL
             del tensor.external_data[:]

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from recstill.api.errors import PluginError
 from recstill.data.bundle import bundle_size, write_manifest
 from recstill.data.files import new_folder, sha256_of
 from recstill.data.transform import Encoded
 from recstill.embeddings.tables import export_inputs, load_portable_state
 from recstill.evaluation.metrics import predictions_of
+from recstill.export.attribution import export_attributions, mean_row
 from recstill.export.graph import Layout, export_graph
 from recstill.recipes.rows import Role, largest_groups
 from recstill.recipes.training import load_trained
@@ -23,6 +25,8 @@ from recstill.training.loop import predict
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from torch import nn
 
     from recstill.recipes.run import Run
 
@@ -65,6 +69,7 @@ def export_bundle(run: Run, role: Role, name: str, seed: int, metrics: dict[str,
             "num_parameters": sum(p.numel() for p in model.parameters()),
             "vectors": vectors,
             **_parts(run, role, name),
+            **_attributions(run, role, model, layout, folder),
             "packages": {package: importlib.metadata.version(package) for package in _PACKAGES},
         }
         (folder / "README.md").write_text(bundle_card(run, role, metrics))
@@ -83,10 +88,26 @@ def _parts(run: Run, role: Role, name: str) -> dict[str, Any]:
     return {"part_names": list(cast("tuple[str, ...]", model.part_names)), "part_means": terms.double().mean(0).tolist()}
 
 
+def _attributions(run: Run, role: Role, model: nn.Module, layout: Layout, folder: Path) -> dict[str, Any]:
+    """Export what explains a student that decides and has no terms of its own; return what the manifest says about it."""
+    spec, transform = run.task.spec, run.rows.transform(role)
+    if role != "student" or spec.decision is None or spec.endpoint.catalogue or hasattr(model, "part_names"):
+        return {}
+    rows = run.rows.tensors(role, "train")
+    baseline = mean_row(model, rows.dense, rows.ids)
+    try:
+        names = export_attributions(model, layout, spec.primary.name, baseline, transform.dense_names, transform.slots, folder)
+    except PluginError as error:  # a decision without reasons is still a decision, and `explain` says that there are none
+        run.progress.say(f"warning: {error}")
+        return {}
+    return {"attributed": names, "attributed_from": baseline.logit(model, spec.primary.name)}
+
+
 def check_bundle(run: Run, role: Role, name: str, folder: Path, num_groups: int = 20) -> dict[str, float]:
     """Score test groups through the exported graph; return the largest difference to the model, the size, the latency.
 
-    The difference is absolute up to 1 and relative above, since amounts have no bound.
+    The difference is absolute up to 1 and relative above, since amounts have no bound. explain.max_residual: how far the
+    effects of a row's features are from adding up to its logit, of the rows whose latency is taken.
     """
     graph = Graph(folder)
     model = load_trained(run, name, role)
@@ -110,7 +131,13 @@ def check_bundle(run: Run, role: Role, name: str, folder: Path, num_groups: int 
         started = time.perf_counter()
         graph.run(query, items)
         seconds.append(time.perf_counter() - started)
+    explained = {}
+    if (effects := graph.attributions(query, items)) is not None:
+        with torch.no_grad():
+            logits = model(tensors.batch(torch.from_numpy(picked))).logits[run.task.spec.primary.name].numpy()
+        explained["explain.max_residual"] = float(np.abs(effects.sum(1) - (logits - graph.manifest.attributed_from)).max())
     return {
+        **explained,
         "parity.max_difference": worst,
         "bundle.bytes": float(bundle_size(folder)),
         "latency.ms_per_200": float(np.median(seconds[10:]) * 1000),

@@ -109,10 +109,10 @@ class Service:
             with telemetry.DURATION.labels(task, "score").time():
                 ids, scores, unknown = scorer.rank(request)
             return _json(200, ranked(scorer, ids.tolist(), scores.tolist(), unknown))
-        if request.explain and not scorer.manifest.part_names:
+        if request.explain and not (scorer.manifest.part_names or scorer.manifest.attributed):
             raise RequestError(
                 422,
-                f"{scorer.version} is a {scorer.manifest.model}, which gives no reasons; 'explain' needs an additive model.",
+                f"{scorer.version} was exported without reasons; run its recipe again to have them, or leave out 'explain'.",
             )
         with telemetry.DURATION.labels(task, "score").time():
             scored = scorer.score(request)
@@ -126,7 +126,8 @@ class Service:
         answers = decided(scorer.manifest, scored, request.items, reasons)
         assert self.log is not None
         logged = self.log.write(task, scorer.version, request.items, answers)
-        return _json(200, {**_facts(scorer, request.items.tolist(), scored), "request": logged, "decisions": answers})
+        facts = _facts(scorer, request.items.tolist(), scored) | ({"explained_by": reasons.method} if reasons else {})
+        return _json(200, {**facts, "request": logged, "decisions": answers})
 
 
 def answer(scorer: Scorer, items: list[Any], scored: Scored) -> dict[str, Any]:

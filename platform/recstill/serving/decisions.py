@@ -25,17 +25,24 @@ _RISES, _FALLS = "raises the score", "lowers the score"
 
 
 class Reasons:
-    """Exact reasons of an additive model: each term beside its mean over the training rows, the largest first."""
+    """What moves a score away from that of the mean training row, the largest first.
+
+    method: `additive`, the exact terms of an additive model beside their means over the training rows; else
+    `integrated-gradients`, whose effects add up to the difference of the log-odds but for the rule's error.
+    """
 
     def __init__(self, manifest: Manifest) -> None:
-        self.names = [name.removesuffix("#") for name in manifest.part_names]
-        self.means = np.array(manifest.part_means, np.float32)
+        self.method = "additive" if manifest.part_names else "integrated-gradients"
+        parts = [name.removesuffix("#") for name in manifest.part_names or manifest.attributed]
+        self.names = list(dict.fromkeys(parts))
+        self.place = np.array([self.names.index(name) for name in parts], np.int64)
+        self.means = np.array(manifest.part_means or np.zeros(len(parts)), np.float32)
         titles = {feature.name: feature.title or feature.name for feature in manifest.task.features}
         self.titles = [titles.get(name, name) for name in self.names]
 
     def of(self, terms: Any, count: int) -> list[dict[str, Any]]:
-        """Return the `count` terms (P,) that move the log-odds most, with a sentence for each."""
-        effects = terms - self.means
+        """Return the `count` features whose terms (P,) move the log-odds most, with a sentence for each."""
+        effects = np.bincount(self.place, terms - self.means, len(self.names))
         order = np.argsort(-np.abs(effects), kind="stable")[:count]
         return [
             {

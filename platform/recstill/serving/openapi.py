@@ -64,7 +64,13 @@ def _operation(task: TaskSpec) -> dict[str, Any]:
             "unseen": {"type": "object", "description": "entities that training did not learn; scored by hashed ids"},
             "missing_views": {"type": "object", "additionalProperties": {"type": "integer"}},
             **(
-                {"decisions": _decisions(task)}
+                {
+                    "decisions": _decisions(task),
+                    "explained_by": {
+                        "enum": ["additive", "integrated-gradients"],
+                        "description": "where the reasons come from",
+                    },
+                }
                 if task.decision is not None
                 else {
                     "scores": {"type": "array", "items": {"type": "object", "properties": score}},

@@ -10,7 +10,7 @@ import onnxruntime as ort
 
 from recstill.api.errors import BundleError
 from recstill.api.task import FeatureSpec
-from recstill.data.bundle import Manifest, open_bundle
+from recstill.data.bundle import ATTRIBUTION, Manifest, open_bundle
 from recstill.data.transform import Encoded, Transform
 from recstill.serving.catalogue import CatalogueIndex
 from recstill.serving.lookup import FeatureLookup
@@ -32,7 +32,8 @@ class Scored:
 
     unknown: entities without any features. unseen: entities whose id training never saw often enough to learn it; they are
     scored by a hashed id. missing_views: by view, how many rows it lacked. terms: (N, P), what the primary label's logit is the
-    sum of, for models that say so. remarks: by place in the request, what the row brought that training never saw.
+    sum of, for models that say so; for others, where it is asked for, what each feature adds to it. remarks: by place in the
+    request, what the row brought that training never saw.
     """
 
     scores: Mapping[str, NDArray[np.float32]]
@@ -50,17 +51,9 @@ class Graph:
 
     def __init__(self, folder: Path) -> None:
         self.manifest: Manifest = open_bundle(folder)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime raises its own types, all of them meaning "this file is not right"
-            raise BundleError(f"{folder / 'model.onnx'} cannot be loaded: {error}") from error
-
+        self._session = _open(folder / "model.onnx")
+        self._attribution = _open(folder / ATTRIBUTION) if self.manifest.attributed else None
         self.transform = Transform.load(folder)
-        self._inputs = {entry.name for entry in self._session.get_inputs()}
         dense, ids = (places(self.transform) for places in (self.manifest.sides.dense_places, self.manifest.sides.slot_places))
         widths = {"query_dense": dense[0], "item_dense": dense[1], "query_ids": ids[0], "item_ids": ids[1]}
         for entry in self._session.get_inputs():
@@ -72,12 +65,34 @@ class Graph:
 
     def run(self, query: Encoded, items: Encoded) -> dict[str, NDArray[np.float32]]:
         """Score N items against one query."""
-        feed: dict[str, NDArray[Any]] = {
-            "query_dense": query.dense, "query_ids": query.ids, "item_dense": items.dense, "item_ids": items.ids,
-        }  # fmt: skip
-        # The exporter drops inputs that are never read, such as the dense part of a query that has none.
-        outputs = self._session.run(None, {name: value for name, value in feed.items() if name in self._inputs})
-        return dict(zip(self.manifest.outputs, outputs, strict=True))
+        return dict(zip(self.manifest.outputs, _run(self._session, query, items), strict=True))
+
+    def attributions(self, query: Encoded, items: Encoded) -> NDArray[np.float32] | None:
+        """Return (N, features), what each of the manifest's `attributed` features adds to the primary label's logit against
+        the mean training row; None for a model whose own terms say it."""
+        if self._attribution is None:
+            return None
+        found: NDArray[np.float32] = _run(self._attribution, query, items)[0]
+        return found
+
+
+def _open(path: Path) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises its own types, all of them meaning "this file is not right"
+        raise BundleError(f"{path} cannot be loaded: {error}") from error
+
+
+def _run(session: ort.InferenceSession, query: Encoded, items: Encoded) -> list[Any]:
+    feed: dict[str, NDArray[Any]] = {
+        "query_dense": query.dense, "query_ids": query.ids, "item_dense": items.dense, "item_ids": items.ids,
+    }  # fmt: skip
+    # The exporter drops inputs that are never read, such as the dense part of a query that has none.
+    return list(session.run(None, {entry.name: feed[entry.name] for entry in session.get_inputs()}))
 
 
 class Scorer:
@@ -99,7 +114,7 @@ class Scorer:
         if self.index is None:
             ids = np.arange(1, min(200, self.task.endpoint.max_items) + 1)
             nothing = {name: _missing(spec, len(ids)) for name, spec in self.brought.items()}
-            self.score(ScoreRequest(0, ids, {}, nothing))
+            self.score(ScoreRequest(0, ids, {}, nothing, explain=bool(self.manifest.attributed)))
         else:
             self.rank(ScoreRequest(0, np.zeros(0, np.int64), {}, k=10))
 
@@ -108,6 +123,9 @@ class Scorer:
         query, missing = self.features.query(request.entity, request.context)
         items, rows, counts = self.features.items(request.entity, request.items, request.context, request.rows)
         found = self.graph.run(query, items)
+        terms = found.get("#parts")
+        if request.explain and terms is None:
+            terms = self.graph.attributions(query, items)
         endpoint, is_asked = self.task.endpoint, request.entity != ""
         unseen = is_asked and bool(endpoint.query_key) and self._unseen(endpoint.query_key, np.array([request.entity]))[0]
         return Scored(
@@ -117,7 +135,7 @@ class Scorer:
             bool(unseen),
             self._unseen(endpoint.item_key, request.items),
             {**(dict.fromkeys(missing, 1) if is_asked else {}), **counts},
-            found.get("#parts"),
+            terms,
             self._remarks(request.rows),
         )
 

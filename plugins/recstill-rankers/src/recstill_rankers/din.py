@@ -27,7 +27,8 @@ class TargetAttention(nn.Module):
     def forward(self, candidate: Tensor, history: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         query = candidate.unsqueeze(1).expand_as(history)
         pairs = torch.cat([history, query, history - query, history * query], 2)
-        scores = self.score(self.body(pairs)).squeeze(2).float()
+        # As one long batch: traced for its gradients, a linear layer over three axes would keep the number of rows it saw.
+        scores = self.score(self.body(pairs.flatten(0, 1))).view(history.shape[:2]).float()
         weights = torch.softmax(scores.masked_fill(present == 0, -1e9), 1) * present
         return (weights.unsqueeze(2).to(history.dtype) * history).sum(1), weights.unsqueeze(1)
 
