@@ -70,6 +70,24 @@ def test_scoring_goes_on_where_it_stopped_and_torn_parts_vanish(store: SignalSto
     assert open_signals(store, "abc").of(asked([4, 5])).mask.tolist() == [1.0, 1.0]
 
 
+def test_readers_map_the_same_files_and_a_torn_one_is_made_again(store: SignalStore) -> None:
+    store.begin(FACTS)
+    store.append("rows-00000.parquet", columns([4, 1]))
+    store.append("rows-00001.parquet", columns([7]))
+    store.seal()
+    first = store.read("rows")
+    assert all(isinstance(array, np.memmap) for array in first.values())
+    files = sorted(store.folder.glob("rows-*/*.npy"))
+    assert len(files) == 4
+    made = [path.stat().st_mtime_ns for path in files]
+    assert store.read("rows")["row_id"].tolist() == [4, 1, 7]
+    assert [path.stat().st_mtime_ns for path in files] == made, "laid out once"
+    logits = next(path for path in files if path.name == "logit_click.npy")
+    logits.write_bytes(logits.read_bytes()[:-2])
+    assert store.read("rows")["logit_click"].tolist() == [4.0, 1.0, 7.0]
+    assert first["hidden_backbone"][2].tolist() == [7.0, 7.5, 14.0], "what is mapped stays readable"
+
+
 def test_other_facts_start_afresh(store: SignalStore) -> None:
     store.begin(FACTS)
     store.append("rows-00000.parquet", columns([4]))

@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from recstill.api.batch import Batch, Signals
 from recstill.api.errors import DataError
-from recstill.distillation.store import SignalStore, array_of
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from recstill.distillation.store import SignalStore
 
 
 class SignalSource(Protocol):
@@ -29,15 +29,15 @@ class SignalSource(Protocol):
 
 
 class RowSignals:
-    """Stored signals by row id."""
+    """Stored signals by row id, read where they lie: a batch gathers its rows from the mapped files."""
 
-    def __init__(self, table: pa.Table, card: Mapping[str, Any]) -> None:
+    def __init__(self, arrays: Mapping[str, NDArray[Any]], card: Mapping[str, Any]) -> None:
         self.card = card
-        row_ids = torch.from_numpy(array_of(table, "row_id").copy())
+        row_ids = torch.from_numpy(arrays["row_id"])
         self._place = torch.full((card["num_snapshot_rows"],), -1, dtype=torch.int32)
         self._place[row_ids] = torch.arange(len(row_ids), dtype=torch.int32)
-        self._logits = {label: _tensor(table, f"logit_{label}") for label in card["labels"]}
-        self._hidden = {name: _tensor(table, f"hidden_{name}") for name in card["hidden"]}
+        self._logits = {label: torch.from_numpy(arrays[f"logit_{label}"]) for label in card["labels"]}
+        self._hidden = {name: torch.from_numpy(arrays[f"hidden_{name}"]) for name in card["hidden"]}
         self.coverage = float((self._place >= 0).float().mean())
 
     def covered(self, row_ids: Tensor) -> float:
@@ -149,23 +149,18 @@ def open_signals(store: SignalStore, snapshot_sha256: str) -> RowSignals | Catal
         queries, items, top = store.read("query"), store.read("item"), store.read("top")
         if queries is None or items is None or top is None:
             raise DataError(f"{store.folder} lacks vectors. Delete it and score again.")
-        vectors = (_tensor(queries, "vector"), _tensor(items, "vector"), _tensor(top, "items"))
-        return CatalogueSignals(*vectors, label=card["labels"][0])
-    table = store.read("rows")
-    if table is None:
+        vectors = [torch.from_numpy(array) for array in (queries["vector"], items["vector"], top["items"])]
+        return CatalogueSignals(vectors[0], vectors[1], vectors[2], card["labels"][0])
+    arrays = store.read("rows")
+    if arrays is None:
         raise DataError(f"{store.folder} has no rows. Delete it and score again.")
-    return RowSignals(table, card)
+    return RowSignals(arrays, card)
 
 
 def age_in_days(card: Mapping[str, Any]) -> float:
     """Return how long ago the oldest part was scored."""
     oldest = min(datetime.fromisoformat(part["scored_at"]) for part in card["parts"].values())
     return (datetime.now(UTC) - oldest).total_seconds() / 86_400
-
-
-def _tensor(table: pa.Table, name: str) -> Tensor:
-    values = array_of(table, name)
-    return torch.from_numpy(values if values.flags.writeable else np.array(values))
 
 
 def _ids(batch: Batch) -> Tensor:

@@ -1,11 +1,13 @@
 """The signal store: what a teacher version said about the rows of a snapshot, scored once, read by any number of students.
 
 A folder per (task, teacher version, snapshot) holds Parquet parts and `signals.json`, the card that names them with their
-digests. A part counts once the card names it, and the card is replaced in one rename: a kill leaves the parts before it.
+digests. A part counts once the card names it, and the card is replaced in one rename: a kill leaves the parts before it. What
+students read is laid out from complete parts, in a folder that appears in one rename too, and mapped into memory.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -17,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recstill.api.errors import DataError
-from recstill.data.files import check_sha256, read_json, sha256_of, write_json
+from recstill.data.files import check_sha256, new_folder, read_json, sha256_of, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     Arrays = Mapping[str, NDArray[Any]]
 
 SCHEMA = 2
+_ARRAYS = "arrays.json"
 
 
 @dataclass(frozen=True)
@@ -128,21 +131,33 @@ class SignalStore:
         assert card is not None
         write_json(self.folder / "signals.json", {**card, "complete": True})
 
-    def read(self, prefix: str) -> pa.Table | None:
-        """Read the parts whose names begin with `prefix`, memory-mapped; None if there is none. Raise on a changed part."""
+    def read(self, prefix: str) -> dict[str, NDArray[Any]] | None:
+        """Return the columns of the parts whose names begin with `prefix`, memory-mapped; None if there is no such part.
+
+        The first reader lays each column of the checked parts out as one array file, which every later one maps: students in
+        several processes share its pages. Raise IntegrityError for a changed part.
+        """
         card = self.card
         if card is None:
             raise DataError(f"No signals of teacher {self.key.teacher} for snapshot {self.key.snapshot}. Run the score stage.")
         names = sorted(name for name in card["parts"] if name.startswith(prefix))
         for name in names:
             check_sha256(self.folder / name, card["parts"][name]["sha256"], f"Delete {self.folder} and score again.")
-        tables = [pq.read_table(self.folder / name, memory_map=True) for name in names]
-        return pa.concat_tables(tables).combine_chunks() if tables else None
+        if not names:
+            return None
+        digest = hashlib.sha256("".join(card["parts"][name]["sha256"] for name in names).encode()).hexdigest()
+        folder = self.folder / f"{prefix}-{digest[:16]}"
+        if not _is_whole(folder):
+            shutil.rmtree(folder, ignore_errors=True)  # it can be made again from the parts
+            with new_folder(folder) as temporary:
+                write_json(temporary / _ARRAYS, _lay_out([self.folder / name for name in names], temporary))
+        # Copy on write: torch wants arrays that it could write to, and nobody does.
+        return {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in read_json(folder / _ARRAYS)}
 
     @property
     def num_bytes(self) -> int:
-        """What the parts take on disk."""
-        return sum(path.stat().st_size for path in self.folder.glob("*.parquet"))
+        """What the parts, and the arrays laid out from them, take on disk."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
 
 def list_stores(root: Path) -> list[SignalStore]:
@@ -154,14 +169,35 @@ def list_stores(root: Path) -> list[SignalStore]:
     return stores
 
 
-def array_of(table: pa.Table, name: str) -> NDArray[np.generic]:
-    """Return a column as an array of N values or (N, width)."""
-    column = table[name].combine_chunks()
-    if isinstance(column, pa.ChunkedArray):
-        column = column.chunk(0)
+def _is_whole(folder: Path) -> bool:
+    if not (folder / _ARRAYS).is_file():
+        return False
+    files = {folder / f"{name}.npy": digest for name, digest in read_json(folder / _ARRAYS).items()}
+    return all(path.is_file() and sha256_of(path) == digest for path, digest in files.items())
+
+
+def _lay_out(parts: Sequence[Path], folder: Path) -> dict[str, str]:
+    """Write a file NAME.npy for each column of all parts together, a part at a time; return {name: sha256}."""
+    num_rows, start = sum(pq.read_metadata(path).num_rows for path in parts), 0
+    arrays: dict[str, NDArray[Any]] = {}
+    for path in parts:
+        table = pq.read_table(path, memory_map=True)
+        for name in table.column_names:
+            values = _array(table[name].combine_chunks())
+            if name not in arrays:
+                shape = (num_rows, *values.shape[1:])
+                arrays[name] = np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=values.dtype, shape=shape)
+            arrays[name][start : start + len(values)] = values
+        start += len(table)
+    for array in arrays.values():
+        array.flush()  # type: ignore[attr-defined]  # a memmap
+    return {name: sha256_of(folder / f"{name}.npy") for name in arrays}
+
+
+def _array(column: pa.Array) -> NDArray[Any]:
+    """Return N values or (N, width)."""
     if pa.types.is_fixed_size_list(column.type):
-        width = column.type.list_size
-        return np.asarray(column.flatten().to_numpy(zero_copy_only=False)).reshape(-1, width)
+        return np.asarray(column.flatten().to_numpy(zero_copy_only=False)).reshape(-1, column.type.list_size)
     return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
