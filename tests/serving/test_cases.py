@@ -18,6 +18,7 @@ import pytest
 from recstill.api import ConfigError, DataError, IntegrityError, RegistryError
 from recstill.data.bundle import open_bundle
 from recstill.data.fetch import fetch
+from recstill.data.packed import current_version, open_store
 from recstill.recipes.data import make_snapshot
 from recstill.recipes.demo import free_port
 from recstill.recipes.features import materialize_features
@@ -30,6 +31,8 @@ from recstill.recipes.serving import running_server
 from recstill.recipes.stages import RunResult
 from recstill.registry.reviews import list_reviews
 from recstill.registry.versions import find_version
+from recstill.serving.app import Service
+from recstill.serving.scorer import Scorer
 from recstill_text.tiny import write_tiny_model
 
 CREDIT, SEARCH, RANK = "/v1/risk/score", "/v1/search/score", "/v1/search/rank"
@@ -188,6 +191,25 @@ def test_a_query_that_cannot_be_is_refused(client: httpx.Client, context: dict, 
         answer = client.post(path, json={"context": context, **({"product_ids": [1]} if path == SEARCH else {})})
         assert answer.status_code == 422
         assert words in answer.json()["error"]
+
+
+def test_item_vectors_come_with_the_bento_and_are_those_of_the_model(
+    finished: tuple[Platform, RunResult], cases: dict[str, RunResult], tmp_path: Path
+) -> None:
+    platform, version = finished[0], cases["search-rank"].student
+    online = current_version(platform.settings.folder("online"))
+    models = package(platform, [version]) / "src" / "models"
+    service = Service(models, tmp_path)
+    card = service.cards["search-rank"]
+    assert card["vectors_of"] == online.name
+    service.load(online)
+    found = service.scorers["search-rank"].index
+    computed = Scorer(version, models / card["bundle"], open_store(online)).index
+    assert np.array_equal(found.ids, computed.ids)
+    assert np.array_equal(found.vectors, computed.vectors)
+    (models / card["vectors"]).write_bytes((models / card["vectors"]).read_bytes()[:-1] + b"!")
+    with pytest.raises(IntegrityError, match="was changed.*Package the version again"):
+        Service(models, tmp_path).load(online)
 
 
 def test_rank_gives_the_best_of_the_catalogue_that_pass_the_filters(client: httpx.Client) -> None:

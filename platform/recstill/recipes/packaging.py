@@ -12,15 +12,17 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from recstill.api.errors import BundleError
 from recstill.data.bundle import Manifest, open_bundle
-from recstill.data.files import write_json
+from recstill.data.files import sha256_of, write_json
 from recstill.data.packed import current_version, open_store
 from recstill.recipes.wheel import build_wheel
 from recstill.registry.versions import find_version
+from recstill.serving.scorer import Scorer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,6 +64,7 @@ def package(platform: Platform, references: Sequence[str]) -> Path:
         bundles[version.artifact[:16]] = folder
     online = current_version(platform.settings.folder("online"))
     open_store(online)
+    vectors = [_item_vectors(platform.settings, card, bundles[card["bundle"]], online) for card in cards]
     with tempfile.TemporaryDirectory() as temporary:
         context = Path(temporary)
         for file in deploy_folder().iterdir():
@@ -69,11 +72,30 @@ def package(platform: Platform, references: Sequence[str]) -> Path:
                 shutil.copyfile(file, context / file.name)
         for digest, folder in bundles.items():
             shutil.copytree(folder, context / "models" / digest)
+        for card, kept in zip(cards, vectors, strict=True):
+            if kept is not None:
+                card.update(vectors=kept.name, vectors_of=online.name, vectors_sha256=sha256_of(kept))
+                shutil.copyfile(kept, context / "models" / kept.name)
         write_json(context / "models" / "models.json", cards)
         shutil.copytree(online, context / "online")
         wheel = build_wheel("recstill", context / "wheels")
         _write_requirements(context, wheel)
         return _build(platform.settings, context, "-".join(card["task"] for card in cards))
+
+
+def _item_vectors(settings: Settings, card: dict[str, str], bundle: Path, online: Path) -> Path | None:
+    """Return the file with the item vectors of a model that ranks the whole catalogue: computed once for a version of the
+    features, so that a server of 90,000 items is ready in seconds."""
+    if not open_bundle(bundle).vectors:
+        return None
+    kept = settings.folder("cache", "vectors") / f"{card['bundle']}-{online.name}.npy"
+    if not kept.is_file():
+        index = Scorer(card["version"], bundle, open_store(online)).index
+        assert index is not None
+        with kept.with_suffix(".new").open("wb") as file:
+            np.save(file, index.vectors)
+        kept.with_suffix(".new").replace(kept)
+    return kept
 
 
 def deploy_folder() -> Path:

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from recstill.api.errors import RequestError
 from recstill.api.task import TaskSpec
-from recstill.data.files import read_json
+from recstill.data.files import check_sha256, read_json
 from recstill.data.packed import open_store
 from recstill.serving import telemetry
 from recstill.serving.decisions import DecisionLog, Reasons, decided
@@ -45,12 +45,21 @@ class Service:
         for task, card in self.cards.items():
             folder = self.models / card["bundle"]
             views = [view["name"] for view in read_json(folder / "manifest.json")["features"]["views"]]
-            scorer = Scorer(card["version"], folder, open_store(online, views))
+            store = open_store(online, views)
+            scorer = Scorer(card["version"], folder, store, self._vectors(card, store.version))
             scorer.warm_up()
             if scorer.task.decision is not None and self.log is None:
                 self.log = DecisionLog(self.decisions)
             telemetry.MODEL.labels(task, card["version"]).set(1)
             self.scorers[task] = scorer
+
+    def _vectors(self, card: dict[str, Any], online: str) -> Path | None:
+        """Return the checked file of item vectors that the bento brings, if they are of the features that are online."""
+        if card.get("vectors_of") != online:
+            return None
+        path = self.models / card["vectors"]
+        check_sha256(path, card["vectors_sha256"], "Package the version again.")
+        return path
 
     @property
     def is_ready(self) -> bool:

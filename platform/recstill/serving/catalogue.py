@@ -10,6 +10,7 @@ from recstill.api.errors import BundleError, RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -20,9 +21,12 @@ _CHUNK = 4_096
 
 
 class CatalogueIndex:
-    """All items of a two-tower model's item view, by inner product (faiss, flat: exact)."""
+    """All items of a two-tower model's item view, by inner product (faiss, flat: exact).
 
-    def __init__(self, scorer: Scorer) -> None:
+    kept: a file that `vectors` (items, d) of this model and these online features were saved to; without, they are computed.
+    """
+
+    def __init__(self, scorer: Scorer, kept: Path | None = None) -> None:
         import faiss
 
         faiss.omp_set_num_threads(1)
@@ -34,13 +38,18 @@ class CatalogueIndex:
                 "run `recstill features materialize`."
             )
         self.ids: Values = np.asarray(view.ids)
-        vectors = [scorer.vectors(self.ids[start : start + _CHUNK]) for start in range(0, len(self.ids), _CHUNK)]
-        together = np.ascontiguousarray(np.concatenate(vectors), np.float32)
-        self._index = faiss.IndexFlatIP(together.shape[1])
-        self._index.add(together)
+        self.vectors = np.load(kept) if kept is not None else self._computed()
+        if self.vectors.shape[:1] != self.ids.shape:
+            raise BundleError(f"{kept} holds {len(self.vectors):,} vectors, and there are {len(self.ids):,} items.")
+        self._index = faiss.IndexFlatIP(self.vectors.shape[1])
+        self._index.add(self.vectors)
         every = np.arange(len(self.ids))
         self._attributes = {name: view.read(name, every) for name in scorer.task.endpoint.filters}
         self._masks: dict[tuple[str, Any], np.ndarray] = {}  # type: ignore[type-arg]
+
+    def _computed(self) -> NDArray[np.float32]:
+        parts = [self._scorer.vectors(self.ids[start : start + _CHUNK]) for start in range(0, len(self.ids), _CHUNK)]
+        return np.ascontiguousarray(np.concatenate(parts), np.float32)
 
     def search(self, vector: Any, k: int, filters: Mapping[str, Sequence[Any]]) -> tuple[Values, NDArray[np.float32]]:
         """Return the ids and inner products of the best `k` that pass all filters, best first; fewer if fewer pass."""

@@ -96,9 +96,9 @@ def _run(session: ort.InferenceSession, query: Encoded, items: Encoded) -> list[
 
 
 class Scorer:
-    """A model version with its features."""
+    """A model version with its features. vectors: a file with the item vectors, if they were computed before."""
 
-    def __init__(self, version: str, folder: Path, store: PackedStore) -> None:
+    def __init__(self, version: str, folder: Path, store: PackedStore, vectors: Path | None = None) -> None:
         self.version = version
         self.graph = Graph(folder)
         self.manifest = self.graph.manifest
@@ -107,7 +107,7 @@ class Scorer:
         self.store = store
         self._id_features = {feature.name for feature in self.graph.transform.features if feature.view == "key"}
         self.brought = self._brought()
-        self.index = CatalogueIndex(self) if self.task.endpoint.catalogue else None
+        self.index = CatalogueIndex(self, vectors) if self.task.endpoint.catalogue else None
 
     def warm_up(self) -> None:
         """Score once, so that the first request does not pay for what is made lazily."""

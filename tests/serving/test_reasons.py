@@ -1,0 +1,80 @@
+"""Reasons of a network: integrated gradients from the bento, whole, the same twice, and only where they are asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from recstill.data.fetch import fetch
+from recstill.data.packed import current_version, open_store
+from recstill.recipes.features import materialize_features
+from recstill.recipes.packaging import package
+from recstill.recipes.platform import Platform
+from recstill.recipes.run import run_recipe
+from recstill.recipes.stages import RunResult
+from recstill.registry.versions import find_version
+from recstill.serving.app import Service
+from recstill.serving.request import ScoreRequest
+from recstill.serving.scorer import Scorer
+
+QUICK = (
+    "seeds=[0]", "baselines=[]", "teacher.options={rounds: 30, anomaly: anomaly}", "student.training.epochs=3",
+    "student.name=small-mlp", "student.options={dim: 4, hidden: [32, 16]}", "student.register_as=credit-network",
+)  # fmt: skip
+APPLICANTS = [
+    {"applicant_id": 29972, "age": 36, "education": "university"}, {"applicant_id": 17, "age": 24, "education": "other"},
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def network(finished: tuple[Platform, RunResult]) -> str:
+    platform = finished[0]
+    fetch(platform.catalog("datasets")["taiwan-credit"], platform.settings.cache)
+    version = run_recipe(platform, "credit", QUICK).student
+    materialize_features(platform, None, lambda _: None)
+    return version
+
+
+@pytest.fixture(scope="module")
+def client(finished: tuple[Platform, RunResult], network: str, tmp_path_factory: pytest.TempPathFactory) -> TestClient:
+    platform = finished[0]
+    service = Service(package(platform, [network]) / "src" / "models", tmp_path_factory.mktemp("decisions"))
+    service.load(current_version(platform.settings.folder("online")))
+    return TestClient(service.app())
+
+
+def test_a_network_says_what_moved_its_score(client: TestClient) -> None:
+    asked = {"applicants": APPLICANTS, "explain": True}
+    body = client.post("/v1/risk/score", json=asked).json()
+    assert body["explained_by"] == "integrated-gradients"
+    reasons = body["decisions"][0]["reasons"]
+    effects = [abs(reason["effect"]) for reason in reasons]
+    assert len(effects) == 4
+    assert effects == sorted(effects, reverse=True)
+    assert effects[0] > 0
+    assert all(reason["direction"] == ("up" if reason["effect"] > 0 else "down") for reason in reasons)
+    assert client.post("/v1/risk/score", json=asked).json()["decisions"] == body["decisions"]
+    plain = client.post("/v1/risk/score", json={"applicants": APPLICANTS}).json()
+    assert "reasons" not in plain["decisions"][0]
+    assert "explained_by" not in plain
+    assert [one["score"] for one in plain["decisions"]] == [one["score"] for one in body["decisions"]]
+
+
+def test_the_effects_of_all_features_add_up_to_the_score(finished: tuple[Platform, RunResult], network: str) -> None:
+    platform = finished[0]
+    with platform.registry.transaction() as session:
+        version = find_version(session, network)
+    assert version.metrics["explain.max_residual"] < 0.05
+    folder = platform.artifacts.get(version.artifact)
+    scorer = Scorer(network, Path(folder), open_store(current_version(platform.settings.folder("online"))))
+    ids = np.array([29972, 17, 1, 2])
+    rows = {"age": np.array([36.0, 24, 50, 61]), "education": np.array(["university", "other", "school", "school"], object)}
+    scored = scorer.score(ScoreRequest("", ids, {}, rows, explain=True))
+    assert scored.terms is not None
+    assert scored.terms.shape == (4, len(scorer.manifest.attributed))
+    logits = np.log(scored.scores["default"] / (1 - scored.scores["default"]))
+    assert np.abs(scored.terms.sum(1) + scorer.manifest.attributed_from - logits).max() < 0.05
+    assert scorer.score(ScoreRequest("", ids, {}, rows)).terms is None
