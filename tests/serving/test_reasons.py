@@ -10,12 +10,14 @@ from starlette.testclient import TestClient
 
 from recstill.data.fetch import fetch
 from recstill.data.packed import current_version, open_store
+from recstill.data.snapshot import open_snapshot
+from recstill.distillation.store import list_stores
 from recstill.recipes.features import materialize_features
 from recstill.recipes.packaging import package
 from recstill.recipes.platform import Platform
 from recstill.recipes.run import run_recipe
 from recstill.recipes.stages import RunResult
-from recstill.registry.versions import find_version
+from recstill.registry.versions import find_version, lineage_of
 from recstill.serving.app import Service
 from recstill.serving.request import ScoreRequest
 from recstill.serving.scorer import Scorer
@@ -23,6 +25,7 @@ from recstill.serving.scorer import Scorer
 QUICK = (
     "seeds=[0]", "baselines=[]", "teacher.options={rounds: 30, anomaly: anomaly}", "student.training.epochs=3",
     "student.name=small-mlp", "student.options={dim: 4, hidden: [32, 16]}", "student.register_as=credit-network",
+    "distil.mixed={copies: 0.5}",
 )  # fmt: skip
 APPLICANTS = [
     {"applicant_id": 29972, "age": 36, "education": "university"}, {"applicant_id": 17, "age": 24, "education": "other"},
@@ -44,6 +47,18 @@ def client(finished: tuple[Platform, RunResult], network: str, tmp_path_factory:
     service = Service(package(platform, [network]) / "src" / "models", tmp_path_factory.mktemp("decisions"))
     service.load(current_version(platform.settings.folder("online")))
     return TestClient(service.app())
+
+
+def test_rows_mixed_from_others_teach_and_are_in_the_snapshot(finished: tuple[Platform, RunResult], network: str) -> None:
+    platform = finished[0]
+    with platform.registry.transaction() as session:
+        version = find_version(session, network)
+        snapshot_id = next(row.value for row in lineage_of(session, version) if row.relation == "snapshot")
+    snapshot = open_snapshot(snapshot_id, platform.settings.folder("snapshots"))
+    assert len(snapshot.rows_of("mixed")) == round(0.5 * len(snapshot.rows_of("train")))
+    stores = [store for store in list_stores(platform.settings.folder("signals")) if store.key.snapshot == snapshot_id]
+    scored = sum(part["rows"] for part in stores[0].card["parts"].values())
+    assert scored == sum(len(snapshot.rows_of(split)) for split in ("train", "valid", "mixed"))
 
 
 def test_a_network_says_what_moved_its_score(client: TestClient) -> None:

@@ -83,11 +83,21 @@ class ListsConfig(_Part):
     queries: int = Field(128, ge=1)
 
 
+class MixedConfig(_Part):
+    """Rows for the teachers alone: `copies` of each training row, each of whose values is another training row's with
+    probability `share`. They show a student more of what its teacher knows than the rows that both have seen."""
+
+    copies: float = Field(1.0, gt=0, le=20)
+    share: float = Field(0.2, gt=0, le=1)
+    seed: int = 0
+
+
 class DistilConfig(_Part):
     """The distil stage, and an optional fine-tune stage on labels alone that follows it.
 
     live: ask the teacher at every step instead of the signal store (needed for attention maps). label_weight: the weight of
     the label loss; below 1 the teacher speaks louder. unlabelled: rows of the split `unlabelled` join the training rows.
+    mixed: so do rows that are mixed from training rows.
     replay: rows of the split `replay`, older ones with their labels, join the student's training rows, alone and distilled.
     min_coverage, max_age_days: refuse signals that cover fewer training rows, or were scored longer ago. freeze: modules of
     the student that only this stage leaves alone.
@@ -97,6 +107,7 @@ class DistilConfig(_Part):
     label_weight: float = Field(1.0, ge=0)
     live: bool = False
     unlabelled: bool = False
+    mixed: MixedConfig | None = None
     replay: bool = False
     lists: ListsConfig = Field(default_factory=ListsConfig)
     min_coverage: float = Field(0.5, ge=0, le=1)

@@ -14,7 +14,9 @@ from recstill.data.fetch import open_raw
 from recstill.data.files import read_json
 from recstill.data.snapshot import Snapshot, open_snapshot, write_snapshot
 from recstill.features.featureset import FeatureSet
+from recstill.recipes.config import MixedConfig
 from recstill.recipes.features import apply_features, build_sources, open_store
+from recstill.recipes.mixing import with_mixed
 from recstill.recipes.reviews import reviews_digest, with_reviews
 from recstill.registry.runs import list_snapshots, record_snapshot
 
@@ -41,9 +43,14 @@ def feature_set_of(platform: Platform, service: str) -> FeatureSet:
 
 
 def make_snapshot(
-    platform: Platform, task: Task, options: Mapping[str, Any], service: str, say: Callable[[str], None]
+    platform: Platform,
+    task: Task,
+    options: Mapping[str, Any],
+    service: str,
+    say: Callable[[str], None],
+    mixed: MixedConfig | None = None,
 ) -> Snapshot:
-    """Build, join and store the training table of a task with the features of a service."""
+    """Build, join and store the training table of a task with the features of a service, and rows mixed from it."""
     from recstill.features.history import join_features
 
     try:
@@ -67,6 +74,8 @@ def make_snapshot(
         task.write_training_sources(raw, rows, platform.settings.folder("sources", dataset.name))
         say(f"joining {len(rows):,} rows with {len(features.features)} features of {service}, point in time")
         joined = join_features(open_store(platform), rows, features, task.spec.derived_keys)
+    if mixed is not None:
+        joined = with_mixed(joined, task.spec, mixed)
     meta = {
         "task": task.spec.name,
         "dataset": _dataset_facts(dataset),
@@ -74,6 +83,7 @@ def make_snapshot(
         "features": features.to_json(),
         "labels": [label.name for label in task.spec.labels],
         "sampling": "column sampling_rate",
+        "mixed": None if mixed is None else mixed.model_dump(),
         "unknown": unknown,
         "reviews": reviews_digest(platform, task.spec) if unknown else "",
     }
@@ -119,9 +129,14 @@ def _dataset_facts(dataset: Dataset) -> dict[str, str]:
 
 
 def snapshot_for(
-    platform: Platform, task: Task, options: Mapping[str, Any], service: str, say: Callable[[str], None]
+    platform: Platform,
+    task: Task,
+    options: Mapping[str, Any],
+    service: str,
+    say: Callable[[str], None],
+    mixed: MixedConfig | None = None,
 ) -> Snapshot:
-    """Return the snapshot of these options and applied features, made now if there is none."""
+    """Return the snapshot of these options, applied features and mixed rows, made now if there is none."""
     wanted = json.dumps(task.options.model_validate(options).model_dump(mode="json"), sort_keys=True)
     fingerprint = feature_set_of(platform, service).fingerprint
     root = platform.settings.folder("snapshots")
@@ -129,6 +144,11 @@ def snapshot_for(
         known = list_snapshots(session, task.spec.name)
     for row in known:
         same = json.dumps(row.options, sort_keys=True) == wanted and row.fingerprint == fingerprint
-        if same and (root / row.id).is_dir() and is_current(platform, task, row.id):
+        if same and (root / row.id).is_dir() and is_current(platform, task, row.id) and _mixed_of(root / row.id) == mixed:
             return open_snapshot(row.id, root)
-    return make_snapshot(platform, task, options, service, say)
+    return make_snapshot(platform, task, options, service, say, mixed)
+
+
+def _mixed_of(folder: Path) -> MixedConfig | None:
+    found = read_json(folder / "snapshot.json").get("mixed")
+    return None if found is None else MixedConfig.model_validate(found)

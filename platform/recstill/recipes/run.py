@@ -21,6 +21,7 @@ from recstill.recipes.config import Recipe
 from recstill.recipes.data import NO_SERVICE, feature_set_of, snapshot_for
 from recstill.recipes.features import apply_features
 from recstill.recipes.loading import load_recipe
+from recstill.recipes.mixing import MIXED
 from recstill.recipes.planning import PlannedStage, check_plan, plan
 from recstill.recipes.progress import Progress
 from recstill.recipes.rows import RunRows
@@ -87,7 +88,8 @@ class Run:
     def further_splits(self) -> list[str]:
         """The splits that a distilled student learns from beside the training rows."""
         distil = self.recipe.distil
-        return [name for name, wanted in (("unlabelled", distil.unlabelled), ("replay", distil.replay)) if wanted]
+        wanted = {"unlabelled": distil.unlabelled, MIXED: distil.mixed is not None, "replay": distil.replay}
+        return [name for name, is_wanted in wanted.items() if is_wanted]
 
     def names_of(self, seed: int) -> list[str]:
         """The names of a seed's students: distilled, and what compression makes of it; the last is exported."""
@@ -153,7 +155,11 @@ def prepare_run(platform: Platform, name: str, recipe: Recipe, progress: Progres
     """Make the snapshot if there is none, and check the recipe against it."""
     task = platform.task(recipe.task)
     features = _feature_sets(platform, task, recipe, progress)
-    snapshot = snapshot_for(platform, task, recipe.data, recipe.teacher.features, progress.say)
+    if recipe.distil.mixed is not None and task.spec.retrieval is not None:
+        raise ConfigError(
+            f"Recipe {name!r}", ["distil.mixed: a retrieval task draws its rows from the catalogue; leave it out"]
+        )
+    snapshot = snapshot_for(platform, task, recipe.data, recipe.teacher.features, progress.say, recipe.distil.mixed)
     run_id = f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     run = Run(platform, name, recipe, run_id, task, snapshot, features, progress)
     check_plan(run)
