@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from cases import cases
 
 from recstill.api import LabelSpec, Slot
 from recstill.cli.output import show
@@ -151,6 +152,8 @@ def real_data() -> Iterator[Row]:
     )
     yield from teacher_and_student(platform)
     yield from served(platform)
+    for what, measured, against in cases(platform):
+        yield row(what, measured, against, "", None)
 
 
 def teacher_and_student(platform: object) -> Iterator[Row]:

@@ -21,7 +21,7 @@ from recstill.recipes.checking import unknown_options
 from recstill.recipes.judging import row_metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from recstill.api.columns import ColumnPredictor, ColumnTeacher
@@ -82,9 +82,23 @@ def open_columns(run: Run, role: str) -> ColumnPredictor:
         raise BundleError(f"The {role} in {folder_of(run, role)} cannot be opened: {error}") from error
 
 
-def answers(run: Run, role: str, predictor: ColumnPredictor, rows: Values, hidden: Sequence[str] = ()) -> dict[str, Floats]:
-    """Ask a teacher about rows of the snapshot. Raise ConfigError for an answer of the wrong shape or with NaN in it."""
-    found = {name: np.asarray(values) for name, values in predictor(run.rows.raw(role, rows), hidden).items()}
+def answers(
+    run: Run, role: str, predictor: ColumnPredictor, rows: Values, hidden: Sequence[str] = (), done: Container[int] = ()
+) -> Iterator[tuple[int, Values, dict[str, Floats]]]:
+    """Ask a teacher about rows of the snapshot, chunk by chunk: (number, rows, answers) of each that is not done.
+
+    Raise ConfigError for an answer of the wrong shape or with NaN in it.
+    """
+    columns = run.rows.raw(role, rows)  # once: a snapshot is read whole, whichever rows are wanted
+    for number, start in enumerate(range(0, len(rows), CHUNK)):
+        if number not in done:
+            some = slice(start, start + CHUNK)
+            said = predictor({name: values[some] for name, values in columns.items()}, hidden)
+            yield number, rows[some], _checked(run, role, rows[some], said)
+
+
+def _checked(run: Run, role: str, rows: Values, said: Mapping[str, Floats]) -> dict[str, Floats]:
+    found = {name: np.asarray(values) for name, values in said.items()}
     name = run.recipe.part(role).name
     for label in run.task.spec.labels:
         shape = (len(rows), label.num_classes) if label.kind == "multiclass" else (len(rows),)
@@ -114,7 +128,7 @@ def test_predictions(run: Run, role: str, predictor: ColumnPredictor) -> dict[st
     if kept.is_file():
         return dict(load_file(kept))
     rows = run.snapshot.rows_of("test")
-    parts = [answers(run, role, predictor, rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK)]
+    parts = [said for _, _, said in answers(run, role, predictor, rows)]
     found = {
         label.name: predictions_of(label, np.concatenate([part[f"logit_{label.name}"] for part in parts]))
         for label in run.task.spec.labels

@@ -86,16 +86,14 @@ def _score_columns(run: Run, role: str, store: SignalStore, facts: Mapping[str, 
     kept = [f"hidden_{name}" for name in hidden]
     rows = np.concatenate([run.snapshot.rows_of(split) for split in run.taught_splits])
     times = run.snapshot.columns(["event_timestamp"])["event_timestamp"] if "event_timestamp" in run.columns else None
-    parts = [rows[start : start + COLUMN_CHUNK] for start in range(0, len(rows), COLUMN_CHUNK)]
-    for number, ids in enumerate(parts):
-        name = f"rows-{number:05d}.parquet"
-        if name in done:
-            continue
-        said = answers(run, role, predictor, ids, hidden)
+    num_parts = -(-len(rows) // COLUMN_CHUNK)
+    names = [f"rows-{number:05d}.parquet" for number in range(num_parts)]
+    skip = {number for number, name in enumerate(names) if name in done}
+    for number, ids, said in answers(run, role, predictor, rows, hidden, skip):
         columns = {key: values for key, values in said.items() if key.startswith("logit_")}
         columns |= {key: said[key].astype(np.float16) for key in kept}
-        store.append(name, {"row_id": ids, **columns}, None if times is None else times[ids])
-        run.progress.steps(number + 1, len(parts), 0.0)
+        store.append(names[number], {"row_id": ids, **columns}, None if times is None else times[ids])
+        run.progress.steps(number + 1, num_parts, 0.0)
     store.seal()
     return {"coverage": len(rows) / run.snapshot.meta["num_rows"], "bytes": store.num_bytes}
 

@@ -18,7 +18,7 @@ def _categorical(view: str, *names: str, table: str = "", min_count: int = 2, oo
 
 FEATURES = (
     *_categorical("key", "household_id", min_count=5, oov_buckets=16),
-    *_categorical("key", "product_id", min_count=5, oov_buckets=256),
+    *_categorical("key", "product_id", min_count=12, oov_buckets=256),
     *_categorical("context", "store_id", min_count=20, oov_buckets=4),
     *_numeric(
         "household_history", "hh_weeks_since", "hh_baskets_4w", "hh_baskets_12w", "hh_spend_4w", "hh_spend_12w",
