@@ -139,6 +139,21 @@ def test_what_a_models_constructor_refuses_is_a_mistake_of_the_recipe(platform: 
         load_recipe(platform, str(recipe_file), ["student.options.dim=6"])
 
 
+def test_tables_that_adam_trains_may_be_of_any_width(
+    finished: tuple[Platform, RunResult], platform: Platform, recipe_file: Path
+) -> None:
+    quick = [
+        "seeds=[0]",
+        "baselines=[]",
+        "student.training.epochs=1",
+        "distil.fine_tune=null",
+        f"teacher.version={finished[1].teacher}",
+    ]
+    odd = ["student.options.dim=6", "student.training.table_optimizer=adam", "student.register_as=ads-odd"]
+    found = run_recipe(platform, str(recipe_file), [*quick, *odd])
+    assert found.metrics["student distilled"]["purchase.auc"][0] > 0.5
+
+
 @pytest.mark.parametrize(("reference", "words"), [("adz", "Did you mean 'ads'"), ("no/such.yaml", "there is no such file")])
 def test_unknown_recipes_are_named(platform: Platform, reference: str, words: str) -> None:
     with pytest.raises((UnknownNameError, ConfigError), match=words):

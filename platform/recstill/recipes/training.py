@@ -26,7 +26,6 @@ from recstill.embeddings.tables import (
 from recstill.recipes.checking import build_strategy
 from recstill.recipes.judging import judge_of
 from recstill.training.checkpoint import Checkpoints
-from recstill.training.config import TrainingConfig
 from recstill.training.loop import DenseForward, TrainingRows, fit, has_fast_bf16
 from recstill.training.losses import supervised_loss
 
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from recstill.distillation.signals import SignalSource
     from recstill.recipes.rows import Role
     from recstill.recipes.run import Run
+    from recstill.training.config import TrainingConfig
 
 
 def build_model(run: Run, role: Role, seed: int, config: TrainingConfig, options: Mapping[str, Any] | None = None) -> nn.Module:
@@ -114,7 +114,7 @@ def save_weights(run: Run, name: str, state: Mapping[str, torch.Tensor]) -> None
 
 def load_trained(run: Run, name: str, role: Role) -> nn.Module:
     """Return the model that `train` stored."""
-    model = build_model(run, role, 0, TrainingConfig(), run.options_of(name, role))
+    model = build_model(run, role, 0, run.recipe.part(role).training, run.options_of(name, role))
     load_portable_state(model, load_file(run.weights(name)))
     return model.eval()
 
