@@ -1,7 +1,7 @@
 """What a plugin author reads and imports. Nothing here imports a heavy library."""
 
 from recstill.api.baseline import Baseline, BaselineData
-from recstill.api.batch import Batch, Output, Signals
+from recstill.api.batch import JOINT, Batch, Output, Signals
 from recstill.api.columns import ColumnInputs, ColumnPredictor, ColumnRows, ColumnTeacher
 from recstill.api.errors import (
     BundleError,
@@ -33,6 +33,7 @@ from recstill.api.task import (
 )
 
 __all__ = [
+    "JOINT",
     "Baseline",
     "BaselineData",
     "Batch",

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+JOINT = " & "
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -49,7 +51,8 @@ class Output:
 
     logits: {label: (B,)} raw scores ((B, C) for a multiclass label; the log of the mean for a count). hidden: {name: (B,
     ...)} vectors that strategies may match. attention: {name: (B, H, L)}. parts: {label: (B, P)}, terms whose sum is the logit
-    up to a constant, in the order of the model's attribute `part_names`; a model that gives them is served with reasons.
+    up to a constant, in the order of the model's attribute `part_names`; a model that gives them is served with reasons. A term
+    of two features is named after both, with `JOINT` between them.
     """
 
     logits: Mapping[str, Tensor]

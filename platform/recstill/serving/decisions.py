@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
+from recstill.api.batch import JOINT
 from recstill.api.errors import BundleError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Reasons:
         self.place = np.array([self.names.index(name) for name in parts], np.int64)
         self.means = np.array(manifest.part_means or np.zeros(len(parts)), np.float32)
         titles = {feature.name: feature.title or feature.name for feature in manifest.task.features}
-        self.titles = [titles.get(name, name) for name in self.names]
+        self.titles = [" together with ".join(titles.get(part, part) for part in name.split(JOINT)) for name in self.names]
 
     def of(self, terms: Any, count: int) -> list[dict[str, Any]]:
         """Return the `count` features whose terms (P,) move the log-odds most, with a sentence for each."""

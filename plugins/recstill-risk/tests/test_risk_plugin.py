@@ -124,8 +124,32 @@ def test_a_booster_that_lies_about_its_shape_is_refused(change: object, words: s
         check_text_model(change(text), "mine", names)
 
 
-def test_the_additive_student_conforms() -> None:
-    assert_passed(check_student(AdditiveStudent, knots=6))
+@pytest.mark.parametrize("options", [{"knots": 6}, {"pairs": [["age", "price"]], "increasing": ["price"]}])
+def test_the_additive_student_conforms(options: dict) -> None:
+    assert_passed(check_student(AdditiveStudent, **options))
+
+
+@pytest.mark.parametrize("pair", [["price", "age"], ["age", "price"]])
+def test_a_pair_is_a_term_of_its_own_and_keeps_what_is_monotonic(pair: list[str]) -> None:
+    model = AdditiveStudent(inputs_for_training(), decreasing=["price"], pairs=[pair]).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 2)
+    batch, count = sample_batch(20), 41
+    output = model(batch)
+    assert model.part_names[-1] == "price & age"
+    assert torch.allclose(output.parts["click"].sum(1) + model.bias[model.row], output.logits["click"], atol=1e-5)
+    base = sample_batch(1).dense[:1].repeat(count, 1)
+    base[:, 2], base[:, 5], base[:, 1] = 0.0, 0.0, torch.linspace(-1, 1, count)
+    by_age = []
+    for age in (-0.9, -0.1, 0.35, 1.0):
+        base[:, 4] = age
+        said = model(type(batch)(dense=base.clone(), sparse=sample_batch(count).sparse)).parts["click"]
+        assert (said[:, -1].diff() <= 1e-6).all()
+        by_age.append(said[:, -1])
+    assert not torch.allclose(by_age[0], by_age[3], atol=0.1)
+    base[:, 2] = 1.0  # the price is missing
+    assert (model(type(batch)(dense=base, sparse=sample_batch(count).sparse)).parts["click"][:, -1] == 0).all()
 
 
 def test_terms_sum_to_the_logit_and_curves_are_exactly_monotonic() -> None:
@@ -150,7 +174,10 @@ def test_terms_sum_to_the_logit_and_curves_are_exactly_monotonic() -> None:
     [
         ({"increasing": ["income"]}, "income: no such numeric feature; it sees price, age"),
         ({"increasing": ["age"], "decreasing": ["age"]}, "cannot both rise and fall"),
-        ({"knots": 1}, "knots must be 2 or more"),
+        ({"knots": 1}, "knots and pair_knots must be 2 or more"),
+        ({"pairs": [["age", "income"]]}, "write two different numeric features; it sees price, age"),
+        ({"pairs": [["age", "age"]]}, "write two different numeric features"),
+        ({"pairs": [["age", "price"]], "increasing": ["age", "price"]}, "one of the two may be increasing or decreasing"),
     ],
 )
 def test_constraints_that_cannot_be_are_refused(options: dict, words: str) -> None:
