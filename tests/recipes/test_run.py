@@ -140,7 +140,7 @@ def test_what_a_models_constructor_refuses_is_a_mistake_of_the_recipe(platform: 
 
 
 def test_tables_that_adam_trains_may_be_of_any_width(
-    finished: tuple[Platform, RunResult], platform: Platform, recipe_file: Path
+    finished: tuple[Platform, RunResult], home_copy: Settings, recipe_file: Path
 ) -> None:
     quick = [
         "seeds=[0]",
@@ -150,7 +150,7 @@ def test_tables_that_adam_trains_may_be_of_any_width(
         f"teacher.version={finished[1].teacher}",
     ]
     odd = ["student.options.dim=6", "student.training.table_optimizer=adam", "student.register_as=ads-odd"]
-    found = run_recipe(platform, str(recipe_file), [*quick, *odd])
+    found = run_recipe(Platform.open(home_copy), str(recipe_file), [*quick, *odd])
     assert found.metrics["student distilled"]["purchase.auc"][0] > 0.5
 
 
