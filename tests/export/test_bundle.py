@@ -39,6 +39,13 @@ def test_every_file_of_a_bundle_is_checked(bundle: Path) -> None:
         Graph(bundle)
 
 
+def test_a_bundle_names_no_path_of_the_machine_that_made_it(bundle: Path) -> None:
+    for name in open_bundle(bundle).files:
+        content = (bundle / name).read_bytes()
+        assert b"recstill/export" not in content, name
+        assert str(Path.cwd()).encode() not in content, name
+
+
 def test_a_manifest_that_is_wrong_or_absent_is_refused(bundle: Path) -> None:
     manifest = read_json(bundle / "manifest.json")
     write_json(bundle / "manifest.json", {**manifest, "files": {"../../etc/passwd": "0"}})

@@ -128,7 +128,22 @@ def to_onnx(graph: nn.Module, arguments: tuple[Tensor, ...], output_names: Seque
             output_names=list(output_names), dynamic_shapes=(None, None, {0: items}, {0: items}),
         )  # fmt: skip
     assert program is not None
-    return program.model_proto
+    return _bare(program.model_proto)
+
+
+def _bare(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a graph without the exporter's notes: three quarters of a small one, and paths of this machine among them."""
+    del proto.graph.metadata_props[:]
+    for entry in (
+        *proto.graph.node,
+        *proto.graph.value_info,
+        *proto.graph.input,
+        *proto.graph.output,
+        *proto.graph.initializer,
+    ):
+        del entry.metadata_props[:]
+        entry.doc_string = ""
+    return proto
 
 
 def large_tensors(proto: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
