@@ -11,16 +11,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+_SECONDS_BETWEEN_LINES = 30.0
+
+
 class Progress:
     """Stages, steps and remarks of one piece of work."""
 
     def __init__(self) -> None:
-        self._started = time.monotonic()
+        self._started = self._said = time.monotonic()
         self._bar: Any = None
 
     def say(self, text: str) -> None:
         """Print a line."""
         self._close()
+        self._said = time.monotonic()
         print(f"[{time.monotonic() - self._started:6.1f} s] {text}", file=sys.stderr, flush=True)
 
     @contextmanager
@@ -32,16 +36,20 @@ class Progress:
         finally:
             self._close()
 
-    def steps(self, done: int, total: int, loss: float) -> None:
-        """Move the bar of the training loop."""
+    def steps(self, done: int, total: int, loss: float | None = None, unit: str = "step") -> None:
+        """Move the bar of a loop; elsewhere than on a terminal, say so every half minute."""
         if not sys.stderr.isatty():
+            if time.monotonic() - self._said >= _SECONDS_BETWEEN_LINES:
+                self.say(f"{unit} {done:,} of {total:,}" + ("" if loss is None else f", loss {loss:.4f}"))
             return
         if self._bar is None:
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total, leave=False, unit="step", file=sys.stderr)
+            self._bar = tqdm(total=total, leave=False, unit=unit, file=sys.stderr)
         self._bar.n = done
-        if done % 10 == 0 or done == total:
+        if loss is None:
+            self._bar.refresh()
+        elif done % 10 == 0 or done == total:
             self._bar.set_postfix(loss=f"{loss:.4f}", refresh=True)
 
     def download(self, done: int, total: int) -> None:

@@ -74,7 +74,7 @@ def score_teacher(run: Run, role: str, weights: str, version: str, hidden: Seque
             columns = _columns(forward, [part.batch(some) for some in places.split(16_384)], hidden)
             ids = part.row_ids[places].numpy()
             store.append(name, {"row_id": ids, **columns}, None if times is None else times[ids])
-            run.progress.steps(number, num_parts, 0.0)
+            run.progress.steps(number, num_parts, unit="part")
     store.seal()
     return {"coverage": len(row_ids) / run.snapshot.meta["num_rows"], "bytes": store.num_bytes}
 
@@ -93,7 +93,7 @@ def _score_columns(run: Run, role: str, store: SignalStore, facts: Mapping[str, 
         columns = {key: values for key, values in said.items() if key.startswith("logit_")}
         columns |= {key: said[key].astype(np.float16) for key in kept}
         store.append(names[number], {"row_id": ids, **columns}, None if times is None else times[ids])
-        run.progress.steps(number + 1, num_parts, 0.0)
+        run.progress.steps(number + 1, num_parts, unit="part")
     store.seal()
     return {"coverage": len(rows) / run.snapshot.meta["num_rows"], "bytes": store.num_bytes}
 
