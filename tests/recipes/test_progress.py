@@ -1,4 +1,4 @@
-"""Long work says where it is, on a terminal and elsewhere."""
+"""Long work says where it is, where there is no terminal."""
 
 import recstill.recipes.progress as progress_module
 from recstill.recipes.progress import Progress

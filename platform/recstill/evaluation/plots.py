@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 mpl.rcParams["svg.fonttype"] = "none"  # text stays text: smaller pages, and readers can search them
+mpl.rcParams["svg.hashsalt"] = "recstill"  # ids of the content alone: the same figures make the same page
 _COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860")
 
 
@@ -30,7 +31,7 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> s
         axes[0].plot(steps, [epoch["loss"] for epoch in epochs], marker="o", ms=3, color=colour, label=name)
         axes[1].plot(steps, [epoch["score"] for epoch in epochs], marker="o", ms=3, color=colour, label=name)
     axes[0].set(xlabel="epoch", ylabel="training loss")
-    axes[1].set(xlabel="epoch", ylabel="validation AUC")
+    axes[1].set(xlabel="epoch", ylabel="validation score")
     axes[1].legend(fontsize=7, frameon=False)
     return _svg(figure)
 
