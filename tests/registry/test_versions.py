@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DatabaseError
 from sqlmodel import Session, SQLModel
 
 from recstill.api import RegistryError, UnknownNameError
+from recstill.api.measured import Undefined
 from recstill.registry import Registry, open_registry
 from recstill.registry.audit import list_audit
 from recstill.registry.runs import add_run, get_run, metrics_of, record_feature_set, record_metrics
+from recstill.registry.trials import list_trials
 from recstill.registry.versions import NewVersion, add_version, aliases_of, find_version, list_versions, roll_back, set_alias
 from recstill.settings import Settings
 
@@ -139,3 +144,72 @@ def test_metrics_are_replaced_not_doubled(registry: Registry) -> None:
             session.flush()
         assert metrics_of(session, "ads-1") == {"student": {"auc": (0.6, 0.01, 3)}}
         assert get_run(session, "ads").id == "ads-1"
+
+
+def test_an_undefined_metric_is_null_with_its_reason(registry: Registry) -> None:
+    values = {"auc": ("one class only", 0.0, 2), "ne": (float("nan"), 0.0, 2), "gauc": (Undefined("no group"), 0.0, 1)}
+    with registry.transaction() as session:
+        add_run(session, "ads-1", "r", "ads", {})
+        session.flush()
+        record_metrics(session, "ads-1", "student", {**values, "mrr": (0.5, 0.1, 2)})
+        found = metrics_of(session, "ads-1")["student"]
+        stored = session.execute(text("select name, value, reason from metric order by name")).all()
+    assert found["auc"] == ("one class only", 0.0, 2)
+    assert found["ne"][0] == "it is not a finite number"
+    assert found["mrr"] == (0.5, 0.1, 2)
+    assert [tuple(row) for row in stored] == [
+        ("auc", None, "one class only"),
+        ("gauc", None, "no group"),
+        ("mrr", 0.5, ""),
+        ("ne", None, "it is not a finite number"),
+    ]
+
+
+@pytest.mark.parametrize("server", ["sqlite", "postgres"])
+def test_a_registry_with_nan_of_earlier_versions_is_migrated(
+    server: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    settings = settings_in(tmp_path)
+    if server == "postgres":  # its JSON never held NaN, but the steps must run there too
+        settings = replace(settings, registry_url=request.getfixturevalue("postgres_url"))
+    kind, missing = ("json", "null") if server == "postgres" else ("text", "NaN")
+    values = {"metrics": f'{{"auc": {missing}, "ne": 0.9}}', "scores": f"[0.5, {missing}]"}
+    engine = _at_revision(settings, "0003")
+    with engine.begin() as connection:
+        for statement in _OLD_ROWS:
+            connection.execute(text(statement.replace(" as kind", f" as {kind}")), values)
+    engine.dispose()
+    with open_registry(settings).transaction() as session:
+        version = find_version(session, "ads:1")
+        assert version.measured == {"auc": "it was not a number when it was stored", "ne": 0.9}
+        assert version.baselines == {}
+        assert [(row.state, row.scores) for row in list_trials(session, "s")] == [("failed", [0.5, None])]
+        assert metrics_of(session, "r") == {"student": {"auc": (0.7, 0.0, 1)}}
+
+
+_NOW = "'2026-01-01 00:00:00'"
+_OLD_ROWS = (
+    "insert into run (id, recipe, task, status, error, config, report, verdict, started_at) "
+    f"values ('r', 'r', 'ads', 'finished', '', '{{}}', '', '', {_NOW})",
+    f"insert into model (name, task, created_at) values ('ads', 'ads', {_NOW})",
+    f"insert into artifact (digest, kind, size_bytes, created_at) values ('d', 'bundle', 1, {_NOW})",
+    f"insert into feature_set (id, service, fingerprint, content, created_at) values (1, 's', 'f', '{{}}', {_NOW})",
+    "insert into version (id, model_name, number, run_id, artifact, feature_set_id, num_parameters, size_bytes, metrics, "
+    f"created_at) values (1, 'ads', 1, 'r', 'd', 1, 1, 1, cast(:metrics as kind), {_NOW})",
+    "insert into metric (run_id, subject, name, value, spread, num_seeds) values ('r', 'student', 'auc', 0.7, 0.0, 1)",
+    "insert into trial (study, number, run_id, state, params, scores, started_at) "
+    f"values ('s', 0, 'r', 'complete', '{{}}', cast(:scores as kind), {_NOW})",
+)
+
+
+def _at_revision(settings: Settings, revision: str) -> Engine:
+    """Return an engine on a registry as an earlier version of recstill left it."""
+    import recstill.registry
+
+    engine = create_engine(settings.registry_url)
+    config = Config()
+    config.set_main_option("script_location", str(Path(recstill.registry.__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    return engine

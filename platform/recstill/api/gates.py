@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -11,8 +11,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What a gate sees: metrics by name (`purchase.auc`), the one that decides (higher is better), the bundle's size, and the
-    metrics of the version that it would replace and of its teacher, where there are such."""
+    """What a gate sees: metrics by name (`purchase.auc`), the one that decides (higher is better), the bytes that a server
+    loads, and the metrics of the version that it would replace and of its teacher, where there are such.
+
+    Metrics hold what has a value; undefined: why a metric has none. baselines: the metrics of those that its run trained.
+    """
 
     name: str
     version: int
@@ -23,6 +26,8 @@ class Candidate:
     calibrated_labels: tuple[str, ...]
     incumbent: Mapping[str, float] | None = None
     teacher: Mapping[str, float] | None = None
+    undefined: Mapping[str, str] = field(default_factory=dict)
+    baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

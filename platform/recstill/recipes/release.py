@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from recstill.api.errors import GateError, RecstillError, RegistryError
 from recstill.api.gates import Candidate, GateResult
+from recstill.api.measured import numbers_of
 from recstill.data.bundle import open_bundle
 from recstill.recipes.judging import primary_metric
 from recstill.registry.versions import (
@@ -32,20 +33,22 @@ def judge(platform: Platform, reference: str) -> tuple[VersionRow, dict[str, Gat
         champion = aliases_of(session, version.model_name).get(GATED)
         incumbent = None
         if champion is not None and champion != version.number:
-            incumbent = find_version(session, f"{version.model_name}:{champion}").metrics
+            incumbent = numbers_of(find_version(session, f"{version.model_name}:{champion}").measured)
         teacher = next((row for row in lineage_of(session, version) if row.relation == "teacher"), None)
-        taught = find_version(session, teacher.value).metrics if teacher is not None else None
+        taught = numbers_of(find_version(session, teacher.value).measured) if teacher is not None else None
     manifest = open_bundle(platform.artifacts.get(version.artifact))
     candidate = Candidate(
         name=version.model_name,
         version=version.number,
-        metrics=version.metrics,
+        metrics=numbers_of(version.measured),
         size_bytes=version.size_bytes,
         teacher_size_bytes=int(teacher.details["bytes"]) if teacher else None,
         primary_metric=primary_metric(manifest.task),
         calibrated_labels=tuple(label.name for label in manifest.task.labels if label.kind == "binary"),
         incumbent=incumbent,
         teacher=taught,
+        undefined=version.undefined,
+        baselines=version.baselines,
     )
     gates = platform.catalog("gates")
     return version, {name: gate(candidate) for name, gate in gates.items()}

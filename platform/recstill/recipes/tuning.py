@@ -100,7 +100,7 @@ def tune(
         finish_run(session, run.id, "finished", verdict=f"best {study.best_value:.4f}")
     trials = [
         {"trial": row.number, "state": row.state, **{k: f"{v:.4g}" for k, v in row.params.items()},
-         "score": f"{max(row.scores):.4f}" if row.scores else ""} for row in rows
+         "score": f"{best:.4f}" if (best := _best(row.scores)) is not None else ""} for row in rows
     ]  # fmt: skip
     chosen = _with(recipe, study.best_params).distil.strategies
     text = json.dumps([part.model_dump(mode="json") for part in chosen])
@@ -125,11 +125,17 @@ def _recall(platform: Platform, study: optuna.Study, name: str, distributions: d
         if row.state == "running":
             study.enqueue_trial(row.params)
             continue
-        looks = dict(enumerate(row.scores))
-        state, value = (TrialState.COMPLETE, max(row.scores)) if row.state == "complete" else (TrialState.PRUNED, None)
+        looks = {look: score for look, score in enumerate(row.scores) if score is not None}
+        best = _best(row.scores)
+        state, value = (TrialState.COMPLETE, best) if row.state == "complete" else (TrialState.PRUNED, None)
         study.add_trial(create_trial(
             params=row.params, distributions=distributions, value=value, state=state, intermediate_values=looks,
         ))  # fmt: skip
+
+
+def _best(scores: Sequence[float | None]) -> float | None:
+    """The highest validation score that is a number."""
+    return max((score for score in scores if score is not None), default=None)
 
 
 def _try(run: Run, study: str, trial: optuna.Trial, source: Any) -> tuple[str, list[float]]:

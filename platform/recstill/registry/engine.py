@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from recstill.settings import Settings
 
-HEAD = "0003"
+HEAD = "0004"
 
 
 class Registry:

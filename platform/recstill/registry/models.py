@@ -8,6 +8,8 @@ from typing import Any
 from sqlalchemy import JSON, Column, DateTime, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
+from recstill.api.measured import NOT_FINITE, Measured
+
 
 def now() -> datetime:
     """Return the current time, with its zone."""
@@ -78,7 +80,7 @@ class RunRow(SQLModel, table=True):
 
 
 class MetricRow(SQLModel, table=True):
-    """A measured value of a run: mean and spread over seeds."""
+    """A measured value of a run: mean and spread over seeds. One without a value says why in `reason`."""
 
     __tablename__ = "metric"
     __table_args__ = (UniqueConstraint("run_id", "subject", "name"),)
@@ -86,9 +88,10 @@ class MetricRow(SQLModel, table=True):
     run_id: str = Field(foreign_key="run.id", index=True)
     subject: str
     name: str
-    value: float
+    value: float | None = None
     spread: float = 0.0
     num_seeds: int = 1
+    reason: str = ""
 
 
 class ModelRow(SQLModel, table=True):
@@ -111,7 +114,7 @@ class ArtifactRow(SQLModel, table=True):
 
 
 class VersionRow(SQLModel, table=True):
-    """One version of a model."""
+    """One version of a model. undefined: why a metric is null. baselines: what the run's baselines reached, to judge it by."""
 
     __tablename__ = "version"
     __table_args__ = (UniqueConstraint("model_name", "number"), UniqueConstraint("model_name", "run_id"))
@@ -123,8 +126,15 @@ class VersionRow(SQLModel, table=True):
     feature_set_id: int = Field(foreign_key="feature_set.id")
     num_parameters: int
     size_bytes: int
-    metrics: dict[str, float] = _json(dict)
+    metrics: dict[str, float | None] = _json(dict)
+    undefined: dict[str, str] = _json(dict)
+    baselines: dict[str, dict[str, float]] = _json(dict)
     created_at: datetime = _time()
+
+    @property
+    def measured(self) -> dict[str, Measured]:
+        """The metrics by name: a number, or why there is none."""
+        return {name: self.undefined.get(name, NOT_FINITE) if value is None else value for name, value in self.metrics.items()}
 
 
 class AliasRow(SQLModel, table=True):
@@ -149,7 +159,8 @@ class LineageRow(SQLModel, table=True):
 
 
 class TrialRow(SQLModel, table=True):
-    """One trial of a search: parameters, the validation score of every look, and how it ended (complete, pruned, running)."""
+    """One trial of a search: parameters, the validation score of every look, and how it ended (complete, pruned, failed with
+    its error, running)."""
 
     __tablename__ = "trial"
     __table_args__ = (UniqueConstraint("study", "number"),)
@@ -159,7 +170,8 @@ class TrialRow(SQLModel, table=True):
     run_id: str = Field(foreign_key="run.id", index=True)
     state: str = "running"
     params: dict[str, float] = _json(dict)
-    scores: list[float] = _json(list)
+    scores: list[float | None] = _json(list)
+    error: str = ""
     started_at: datetime = _time()
     finished_at: datetime | None = Field(default=None, sa_type=DateTime(timezone=True))
 

@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING, Any
 from sqlmodel import Session, col, select
 
 from recstill.api.errors import UnknownNameError
+from recstill.api.measured import NOT_FINITE, measure
 from recstill.registry.models import FeatureSetRow, MetricRow, RunRow, SnapshotRow, now
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from recstill.api.measured import Measured
+
+    Values = Mapping[str, tuple[Measured, float, int]]
 
 
 def add_run(session: Session, run_id: str, recipe: str, task: str, config: dict[str, Any]) -> RunRow:
@@ -45,20 +50,24 @@ def finish_run(session: Session, run_id: str, status: str, *, error: str = "", r
     session.add(run)
 
 
-def record_metrics(session: Session, run_id: str, subject: str, values: Mapping[str, tuple[float, float, int]]) -> None:
-    """Write metrics of one subject (teacher, student …): name -> (mean, spread, seeds). Writing again replaces."""
-    for name, (value, spread, num_seeds) in values.items():
+def record_metrics(session: Session, run_id: str, subject: str, values: Values) -> None:
+    """Write metrics of one subject (teacher, student …): name -> (mean, or why there is none; spread, seeds). Writing again
+    replaces."""
+    for name, (mean, spread, num_seeds) in values.items():
+        found = mean if isinstance(mean, str) else measure(mean)
         query = select(MetricRow).where(MetricRow.run_id == run_id, MetricRow.subject == subject, MetricRow.name == name)
-        row = session.exec(query).first() or MetricRow(run_id=run_id, subject=subject, name=name, value=value)
-        row.value, row.spread, row.num_seeds = value, spread, num_seeds
+        row = session.exec(query).first() or MetricRow(run_id=run_id, subject=subject, name=name)
+        row.value, row.reason = (None, found) if isinstance(found, str) else (found, "")
+        row.spread, row.num_seeds = spread, num_seeds
         session.add(row)
 
 
-def metrics_of(session: Session, run_id: str) -> dict[str, dict[str, tuple[float, float, int]]]:
-    """Return the metrics of a run: subject -> name -> (mean, spread, seeds)."""
-    found: dict[str, dict[str, tuple[float, float, int]]] = {}
+def metrics_of(session: Session, run_id: str) -> dict[str, dict[str, tuple[Measured, float, int]]]:
+    """Return the metrics of a run: subject -> name -> (mean, or why there is none; spread, seeds)."""
+    found: dict[str, dict[str, tuple[Measured, float, int]]] = {}
     for row in session.exec(select(MetricRow).where(MetricRow.run_id == run_id)):
-        found.setdefault(row.subject, {})[row.name] = (row.value, row.spread, row.num_seeds)
+        value = row.reason or NOT_FINITE if row.value is None else row.value
+        found.setdefault(row.subject, {})[row.name] = (value, row.spread, row.num_seeds)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from sqlmodel import Session, col, func, select
@@ -29,8 +30,9 @@ def begin_trial(session: Session, study: str, run_id: str, params: Mapping[str, 
     return row
 
 
-def end_trial(session: Session, study: str, number: int, state: str, scores: Sequence[float]) -> None:
-    """Record how a trial ended."""
+def end_trial(session: Session, study: str, number: int, state: str, scores: Sequence[float], error: str = "") -> None:
+    """Record how a trial ended, and why it failed. A score that is not a number is stored as null."""
     row = session.exec(select(TrialRow).where(TrialRow.study == study, TrialRow.number == number)).one()
-    row.state, row.scores, row.finished_at = state, list(scores), now()
+    row.state, row.error, row.finished_at = state, error, now()
+    row.scores = [score if math.isfinite(score) else None for score in scores]
     session.add(row)

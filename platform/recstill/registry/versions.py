@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from sqlmodel import Session, col, func, select
 
 from recstill.api.errors import RegistryError, UnknownNameError
+from recstill.api.measured import reasons_of
 from recstill.registry.models import AliasRow, ArtifactRow, FeatureSetRow, LineageRow, ModelRow, VersionRow, now
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from recstill.api.measured import Measured
     from recstill.registry.engine import Registry
 
 ALIAS = re.compile(r"^(?!latest$|v\d+$)[\w-]{1,255}$", re.IGNORECASE)
@@ -21,7 +23,7 @@ ALIAS = re.compile(r"^(?!latest$|v\d+$)[\w-]{1,255}$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class NewVersion:
-    """What is registered: the artifact must be stored already."""
+    """What is registered: the artifact must be stored already. baselines: the numbers of those that its run trained."""
 
     model: str
     task: str
@@ -30,8 +32,9 @@ class NewVersion:
     size_bytes: int
     num_parameters: int
     feature_set: FeatureSetRow
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, Measured]
     lineage: Sequence[tuple[str, str, dict[str, Any]]] = field(default_factory=tuple)
+    baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def add_version(registry: Registry, session: Session, new: NewVersion) -> VersionRow:
@@ -54,7 +57,9 @@ def add_version(registry: Registry, session: Session, new: NewVersion) -> Versio
         feature_set_id=new.feature_set.id,
         num_parameters=new.num_parameters,
         size_bytes=new.size_bytes,
-        metrics=dict(new.metrics),
+        metrics={name: None if isinstance(value, str) else value for name, value in new.metrics.items()},
+        undefined=reasons_of(new.metrics),
+        baselines={name: dict(values) for name, values in new.baselines.items()},
     )
     session.add(version)
     session.flush()
