@@ -7,6 +7,7 @@ from recstill.api.errors import (
     BundleError,
     ConfigError,
     DataError,
+    DivergedError,
     FeatureError,
     GateError,
     IntegrityError,
@@ -14,6 +15,7 @@ from recstill.api.errors import (
     RecstillError,
     RegistryError,
     RequestError,
+    RowsError,
     UnknownNameError,
 )
 from recstill.api.gates import Candidate, Gate, GateResult
@@ -49,6 +51,7 @@ __all__ = [
     "Dataset",
     "DecisionSpec",
     "DistillationLoss",
+    "DivergedError",
     "EndpointSpec",
     "FeatureError",
     "FeatureSpec",
@@ -66,6 +69,7 @@ __all__ = [
     "RegistryError",
     "RequestError",
     "RetrievalSpec",
+    "RowsError",
     "Schedule",
     "Signals",
     "Slot",

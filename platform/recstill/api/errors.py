@@ -4,7 +4,9 @@ RecstillError                     shown to the user as one line, exit code 1
 ├── UnknownNameError              a plugin, task, model, alias, feature … that nobody offers
 ├── PluginError                   a plugin that cannot be loaded, breaks its contract or is disabled
 ├── ConfigError                   a recipe or an option that cannot work; carries every mistake found
+├── DivergedError                 training that met a number which is none
 ├── DataError                     a download or a data set that is not what it should be
+│   ├── RowsError                 rows of a task that cannot train; carries every problem found
 │   └── IntegrityError            bytes that do not match the digest recorded for them
 ├── FeatureError                  a feature store that lacks, or must not give, what was asked for
 ├── RegistryError                 a registry operation that would break one of its rules
@@ -45,12 +47,30 @@ class ConfigError(RecstillError):
 
     def __init__(self, subject: str, problems: Sequence[str]) -> None:
         self.problems = list(problems)
-        count = f"{len(self.problems)} problem{'s' if len(self.problems) > 1 else ''}"
-        super().__init__(f"{subject}: {count}\n" + "\n".join(f"  - {problem}" for problem in self.problems))
+        super().__init__(_listed(subject, self.problems))
+
+
+class DivergedError(RecstillError):
+    """Training stopped because its loss or its weights are no finite numbers; nothing of it was kept.
+
+    `stage` is what trained, `found` what was seen and at which step, `cause` the likely reason.
+    """
+
+    def __init__(self, stage: str, found: str, cause: str) -> None:
+        self.stage, self.found, self.cause = stage, found, cause
+        super().__init__(f"{stage}: {found}. It stopped there and nothing of it is kept. Likely cause: {cause}.")
 
 
 class DataError(RecstillError):
     """A data set cannot be fetched, read or built."""
+
+
+class RowsError(DataError):
+    """Rows that cannot train a model; `problems` holds every one, with column, count, an example and the way out."""
+
+    def __init__(self, subject: str, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        super().__init__(_listed(subject, self.problems))
 
 
 class IntegrityError(DataError):
@@ -84,3 +104,8 @@ class RequestError(RecstillError):
     def __init__(self, status: int, message: str) -> None:
         self.status = status
         super().__init__(message)
+
+
+def _listed(subject: str, problems: Sequence[str]) -> str:
+    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    return f"{subject}: {count}\n" + "\n".join(f"  - {problem}" for problem in problems)

@@ -34,7 +34,7 @@ class Objective:
     """Call it with a student's output and the batch. `parts` holds what the strategies train beside the student.
 
     ratios: {strategy: its weighted loss over the label loss} of the first batch. A term that starts a hundred times below
-    the labels teaches nothing: `starved` names those.
+    the labels teaches nothing: `starved` names those. terms: {strategy: its weighted loss} of the last batch.
     """
 
     def __init__(
@@ -48,11 +48,14 @@ class Objective:
         self.supervised, self.signals_of, self.label_weight = supervised, signals_of, label_weight
         self._share = 0.0
         context = replace(context, progress=lambda: self._share)
+        names = [weighted.name for weighted in strategies]
         self._losses: list[tuple[str, float | Schedule, DistillationLoss]] = [
-            (weighted.name, weighted.weight, weighted.strategy.attach(context)) for weighted in strategies
+            (_own_name(names, place), weighted.weight, weighted.strategy.attach(context))
+            for place, weighted in enumerate(strategies)
         ]
         self.parts = nn.ModuleList([loss for _, _, loss in self._losses if isinstance(loss, nn.Module)])
         self.ratios: dict[str, float] = {}
+        self.terms: dict[str, Tensor] = {}
 
     def at(self, step: int, num_steps: int) -> None:
         """Say which step comes; schedules read it."""
@@ -66,6 +69,7 @@ class Objective:
             term = value_at(weight, self._share) * loss(output, signals, batch)
             if name not in self.ratios:
                 self.ratios[name] = float(term.detach()) / max(float(labels.detach()), 1e-12)
+            self.terms[name] = term.detach()
             total = total + term
         return total
 
@@ -73,6 +77,12 @@ class Objective:
     def starved(self) -> dict[str, float]:
         """Strategies whose first term was a hundred times below the label loss, with the ratio."""
         return {name: ratio for name, ratio in self.ratios.items() if 0 < ratio < STARVED}
+
+
+def _own_name(names: Sequence[str], place: int) -> str:
+    """A strategy may stand in a recipe more than once; its later places are told apart."""
+    count = names[: place + 1].count(names[place])
+    return names[place] if count == 1 else f"{names[place]} ({count})"
 
 
 class StudentRunner:

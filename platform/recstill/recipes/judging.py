@@ -12,6 +12,7 @@ from recstill.api.errors import ConfigError
 from recstill.evaluation.fairness import band_metrics, fairness_metrics, stability_index
 from recstill.evaluation.metrics import Floats, auc, evaluate_predictions, predictions_of, spearman
 from recstill.evaluation.retrieval import HeldOut, rank_of_targets, retrieval_metrics
+from recstill.training.finite import stop_at_answers
 from recstill.training.loop import predict
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def vectors_of(model: nn.Module, catalogue: Catalogue) -> tuple[Tensor, Tensor]:
             )
         queries.append(output.hidden["query"].float())
         items.append(output.hidden["item"].float())
+        stop_at_answers({"query": queries[-1], "item": items[-1]})
         dots = (queries[-1] * items[-1]).sum(1)
         if not np.allclose(dots.numpy(), next(iter(output.logits.values())).float().numpy(), rtol=1e-3, atol=1e-3):
             raise ConfigError(f"Model {type(model).__name__}", ["its logit is not the dot product of `query` and `item`"])

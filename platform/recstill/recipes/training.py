@@ -27,7 +27,7 @@ from recstill.recipes.checking import build_strategy
 from recstill.recipes.judging import judge_of
 from recstill.training.checkpoint import Checkpoints
 from recstill.training.loop import DenseForward, TrainingRows, fit, has_fast_bf16
-from recstill.training.losses import supervised_loss
+from recstill.training.losses import label_terms, supervised_loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -187,11 +187,17 @@ def run_fit(
             warned = True
         return loss
 
+    def terms_of(output: Output, batch: Batch) -> Mapping[str, torch.Tensor]:
+        taught = {} if objective is None else objective.terms
+        return {**label_terms(spec.labels, output, batch), **taught}
+
     history = fit(
         model,
         rows,
         loss_of,
         config,
+        name=name,
+        terms_of=terms_of,
         seed=seed,
         evaluate=lambda current: {"score": judge.validate(current)},
         checkpoints=Checkpoints(run.folder / "checkpoints" / f"{name}.safetensors"),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from recstill.api.batch import Batch, Output
 from recstill.embeddings.tables import table_penalty
+from recstill.training.finite import stop_at_answers, stop_at_loss, stop_at_weights
 from recstill.training.parameters import freeze, make_optimizer, thaw
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from recstill.training.config import TrainingConfig
 
 LossOf = Callable[[Output, Batch], Tensor]
+TermsOf = Callable[[Output, Batch], Mapping[str, Tensor]]
 
 
 class TrainingRows(Protocol):
@@ -94,10 +96,14 @@ def fit(
     before_step: Callable[[int, int], None] = lambda *_: None,
     progress: Callable[[int, int, float], None] = lambda *_: None,
     after_epoch: Callable[[int, Mapping[str, float]], None] = lambda *_: None,
+    name: str = "the model",
+    terms_of: TermsOf = lambda *_: {},
 ) -> History:
-    """Train in place and leave the weights of the best epoch in the model.
+    """Train in place and leave the weights of the best epoch in the model. Raise DivergedError at the first step whose loss,
+    or after the first epoch whose weights, are no finite numbers.
 
-    extra: parts that a strategy trains beside the model. With `checkpoints`, a killed run that is called again goes on
+    extra: parts that a strategy trains beside the model. name, terms_of: what trains, and the parts of the loss by name,
+    for that error. With `checkpoints`, a killed run that is called again goes on
     where it stood and ends with the same weights as an unbroken one: the order of rows is a function of (seed, epoch),
     and the state of the random generator is part of a checkpoint.
     """
@@ -123,15 +129,21 @@ def fit(
             _set_rate(optimizer, config, step, num_steps * config.epochs)
             before_step(step, num_steps * config.epochs)
             optimizer.zero_grad(set_to_none=True)
-            loss = loss_of(forward(batch), batch) + table_penalty(model)
+            output = forward(batch)
+            loss = loss_of(output, batch) + table_penalty(model)
+            if not math.isfinite(value := loss.item()):
+                terms = {**terms_of(output, batch), "table_l2": torch.as_tensor(table_penalty(model))}
+                place = f"step {step + 1} (batch {step % num_steps + 1} of {num_steps} in epoch {epoch + 1})"
+                raise stop_at_loss(name, place, terms, output, batch, config)
             loss.backward()
             optimizer.step()
-            step, loss_sum = step + 1, loss_sum + loss.item()
-            progress(step, num_steps * config.epochs, loss.item())
+            step, loss_sum = step + 1, loss_sum + value
+            progress(step, num_steps * config.epochs, value)
             if checkpoints is not None and step % config.checkpoint_steps == 0 and step % num_steps:
                 checkpoints.save(trained, optimizer, history, best, step, loss_sum)
         if (epoch + 1) % config.validate_every and epoch + 1 < config.epochs:
             continue
+        stop_at_weights(name, f"epoch {epoch + 1}", trained, config)
         num_epochs = epoch % config.validate_every + 1
         metrics = {"loss": loss_sum / (num_steps * num_epochs), **evaluate(model)}
         loss_sum = 0.0
@@ -161,7 +173,7 @@ def _set_rate(optimizer: torch.optim.Optimizer, config: TrainingConfig, step: in
 
 @torch.no_grad()
 def predict(model: nn.Module, rows: TensorRows, *, bf16: bool = False, batch_size: int = 16_384) -> dict[str, Tensor]:
-    """Return float32 logits {label: (N,)} of all rows, in order.
+    """Return float32 logits {label: (N,)} of all rows, in order. Raise DivergedError if one is no finite number.
 
     bf16: half the time where the processor has it, and logits that are off by up to 1 %: for choosing an epoch and for
     teaching, not for figures that are reported.
@@ -172,4 +184,6 @@ def predict(model: nn.Module, rows: TensorRows, *, bf16: bool = False, batch_siz
     for batch in rows.batches(batch_size):
         for label, logits in forward(batch).logits.items():
             parts.setdefault(label, []).append(logits.float())
-    return {label: torch.cat(values) for label, values in parts.items()}
+    logits = {label: torch.cat(values) for label, values in parts.items()}
+    stop_at_answers(logits)
+    return logits

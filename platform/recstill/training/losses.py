@@ -39,9 +39,9 @@ def ranking_loss(logits: Tensor, target: Tensor, groups: Tensor) -> Tensor:
     return -F.logsigmoid(scores[:, :1] - scores[:, 1:]).mean()
 
 
-def supervised_loss(labels: tuple[LabelSpec, ...], output: Output, batch: Batch) -> Tensor:
-    """Return the weighted sum over the labels; rows whose label is NaN take no part in it."""
-    losses = []
+def label_terms(labels: tuple[LabelSpec, ...], output: Output, batch: Batch) -> dict[str, Tensor]:
+    """Return the weighted loss of each label that a row of the batch knows, by its name, each a scalar."""
+    terms = {}
     for label in labels:
         logits, target = output.logits[label.name].float(), batch.labels[label.name]
         known = ~torch.isnan(target)
@@ -52,7 +52,13 @@ def supervised_loss(labels: tuple[LabelSpec, ...], output: Output, batch: Batch)
             logits, target, groups = logits[known], target[known], None if groups is None else groups[known]
         if label.kind == "ranking":
             assert groups is not None
-            losses.append(label.weight * ranking_loss(logits, target, groups))
+            terms[label.name] = label.weight * ranking_loss(logits, target, groups)
         else:
-            losses.append(label.weight * label_loss(label, logits, target))
-    return torch.stack(losses).sum() if losses else next(iter(output.logits.values())).sum() * 0.0
+            terms[label.name] = label.weight * label_loss(label, logits, target)
+    return terms
+
+
+def supervised_loss(labels: tuple[LabelSpec, ...], output: Output, batch: Batch) -> Tensor:
+    """Return the weighted sum over the labels; rows whose label is NaN take no part in it."""
+    terms = label_terms(labels, output, batch)
+    return torch.stack(list(terms.values())).sum() if terms else next(iter(output.logits.values())).sum() * 0.0

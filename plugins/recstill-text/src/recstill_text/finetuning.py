@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recstill.api import DivergedError
 from recstill.training.loop import has_fast_bf16
 from recstill.training.losses import label_loss
 from recstill_text.running import all_threads, as_texts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from recstill.api import ColumnRows, LabelSpec
@@ -29,7 +31,10 @@ def finetune(
     teacher: Any, encoder: torch.nn.Module, tokens: Any, train: ColumnRows, valid: ColumnRows, folder: Path, seed: int,
     progress: Callable[[str], None],
 ) -> None:  # fmt: skip
-    """Minimise the labels' loss with AdamW, a linear warm-up and decay; write `model.safetensors` of the best epoch."""
+    """Minimise the labels' loss with AdamW, a linear warm-up and decay; write `model.safetensors` of the best epoch.
+
+    Raise DivergedError at the first step, or after the first epoch, whose loss is no finite number.
+    """
     from safetensors.torch import load_file, save_file
 
     learn, check = _Pairs(teacher, train, teacher.limit, seed), _Pairs(teacher, valid, _MOST_CHECKED, seed)
@@ -55,7 +60,10 @@ def finetune(
             queries, titles, targets = learn.take(order[place])
             with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16()):
                 logits, _ = teacher.logits(encoder, tokens, queries, titles)
-            loss = loss_of(teacher.labels, logits.float(), targets)
+            terms = terms_of(teacher.labels, logits.float(), targets)
+            loss = total_of(terms, logits.float())
+            if not math.isfinite(loss.item()):
+                raise _stopped(teacher, terms, f"step {step + 1} of {total}")
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
@@ -66,6 +74,8 @@ def finetune(
                 progress(f"step {step:,} of {total:,}, loss {loss.item():.4f}")
             if step % steps == 0:
                 found = _judge(teacher, encoder, tokens, check)
+                if not math.isfinite(found):
+                    raise _stopped(teacher, {}, f"the validation after epoch {step // steps}")
                 progress(f"epoch {step // steps} of {teacher.epochs}: validation loss {found:.4f}")
                 if found < best:
                     best = found
@@ -110,15 +120,27 @@ class _Pairs:
         return [self.queries[i] for i in places], [self.titles[i] for i in places], self.targets[torch.from_numpy(places)]
 
 
-def loss_of(labels: Sequence[LabelSpec], logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the weighted sum of the labels' losses over the rows that know them: cross-entropy, or squared error."""
-    terms = []
+def terms_of(labels: Sequence[LabelSpec], logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Return the weighted loss of each label over the rows that know it, by its name: cross-entropy, or squared error."""
+    terms = {}
     for place, label in enumerate(labels):
         known = ~torch.isnan(targets[:, place])
         if bool(known.any()):
             z, y = logits[known, place], targets[known, place]
-            terms.append(label.weight * label_loss(label, z, y))
-    return torch.stack(terms).sum() if terms else logits.sum() * 0.0
+            terms[label.name] = label.weight * label_loss(label, z, y)
+    return terms
+
+
+def total_of(terms: Mapping[str, Tensor], logits: Tensor) -> Tensor:
+    """Return the sum of the labels' losses; zero where no row knows any."""
+    return torch.stack(list(terms.values())).sum() if terms else logits.sum() * 0.0
+
+
+def _stopped(teacher: Any, terms: Mapping[str, Tensor], place: str) -> DivergedError:
+    wrong = [name for name, term in terms.items() if not bool(torch.isfinite(term))]
+    what = f"the term {wrong[0]!r} of the loss" if wrong else "the loss"
+    cause = f"learning_rate {teacher.learning_rate:g} is too high for this model, or the values of the label too large"
+    return DivergedError(type(teacher).__name__, f"{what} is no finite number at {place}", cause)
 
 
 @torch.no_grad()
@@ -129,7 +151,7 @@ def _judge(teacher: Any, encoder: torch.nn.Module, tokens: Any, rows: _Pairs) ->
         queries, titles, targets = rows.take(places)
         with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16()):
             logits, _ = teacher.logits(encoder, tokens, queries, titles)
-        total += loss_of(teacher.labels, logits.float(), targets).item() * len(places)
+        total += total_of(terms_of(teacher.labels, logits.float(), targets), logits.float()).item() * len(places)
     return total / len(rows)
 
 
