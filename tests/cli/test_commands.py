@@ -114,7 +114,7 @@ def test_a_recipe_that_needs_a_disabled_plugin_names_it(home_copy: Settings, rec
     call("plugins", "disable", "recstill-rankers")
     result = call("run", str(recipe_file))
     assert result.exit_code == 1
-    assert "'recstill-rankers' offers it but takes no part: `recstill plugins register recstill-rankers`" in result.output
+    assert "'recstill-rankers' offers it, but it is disabled: `recstill plugins enable recstill-rankers`" in result.output
 
 
 def test_doctor_reports_versions_stores_and_plugins(platform: Platform) -> None:

@@ -37,7 +37,7 @@ class FakeDistribution(Distribution):
 
 
 def installed(name: str, source: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[EntryPoint, Distribution]:
-    module = f"plug_{name.replace('-', '_')}"
+    module = f"plug_{name.replace('-', '_').replace('.', '_')}"
     (tmp_path / f"{module}.py").write_text(source)
     monkeypatch.syspath_prepend(str(tmp_path))
     sys.modules.pop(module, None)
@@ -62,6 +62,10 @@ GOOD = "from recstill.api import hookimpl\n@hookimpl\ndef register_gates():\n   
         ),
         ("from recstill.api import hookimpl\n@hookimpl\ndef after_epoch(run): pass", "has no argument 'run'"),
         ("def register_students(): return {}", "no function marked @hookimpl"),
+        ("import sys; sys.exit('licence expired')", "it called sys.exit('licence expired')"),
+        ("import pluggy\n@pluggy.HookimplMarker('recstill')(wrapper=True)\ndef register_gates(): yield", "is a wrapper"),
+        ("from recstill.api import hookimpl\n@hookimpl\nasync def register_gates(): return {}", "is async"),
+        ("from recstill.api import hookimpl\n@hookimpl\ndef register_gates(): yield {}", "is a generator"),
     ],
 )
 def test_a_broken_plugin_is_reported_by_name_and_the_rest_work(
@@ -76,16 +80,84 @@ def test_a_broken_plugin_is_reported_by_name_and_the_rest_work(
     assert problem in broken.problems[0]
 
 
-def test_two_distributions_with_one_name_are_refused_naming_both(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    plugins = load_plugins(found=[installed("one", GOOD, monkeypatch, tmp_path), installed("two", GOOD, monkeypatch, tmp_path)])
-    with pytest.raises(PluginError, match=r"gate 'open' is offered by both '(one|two)' and '(one|two)'"):
-        plugins.catalog("gates")
+def test_a_name_that_two_plugins_offer_belongs_to_neither_and_the_rest_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    other = GOOD.replace("{'open': lambda candidate: None}", "{'open': None, 'shut': lambda candidate: None}")
+    found = [installed("one", GOOD, monkeypatch, tmp_path), installed("two", other, monkeypatch, tmp_path)]
+    gates = load_plugins(found=found).catalog("gates")
+    assert list(gates) == ["shut"]
+    assert gates.owner("shut") == "two"
+    with pytest.raises(PluginError) as caught:
+        gates["open"]
+    for name in ("one", "two"):
+        assert f"'{name}'" in str(caught.value)
+        assert f"`recstill plugins disable {name}`" in str(caught.value)
 
 
-def test_a_hook_that_raises_names_its_plugin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    source = "from recstill.api import hookimpl\n@hookimpl\ndef register_gates(): raise KeyError('x')"
-    with pytest.raises(PluginError, match="Plugin 'sour' failed in register_gates: KeyError"):
-        load_plugins(found=[installed("sour", source, monkeypatch, tmp_path)]).catalog("gates")
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("raise KeyError('x')", "KeyError: 'x'"),
+        ("import sys; sys.exit('licence expired')", "it called sys.exit('licence expired')"),
+        ("return None", "it returned NoneType, not a mapping of names"),
+        ("return {1: None}", "1 is no name"),
+    ],
+)
+def test_a_hook_that_fails_leaves_out_its_plugin_and_is_named(
+    body: str, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = f"from recstill.api import hookimpl\n@hookimpl\ndef register_gates():\n    {body}"
+    found = [installed("sour", source, monkeypatch, tmp_path), installed("good", GOOD, monkeypatch, tmp_path)]
+    plugins = load_plugins(found=found)
+    assert list(plugins.catalog("gates")) == ["open"]
+    assert [(plugin.name, words in plugin.problems[0]) for plugin in plugins.broken] == [("sour", True)]
+    assert "recstill plugins disable sour" in caplog.text
+    with pytest.raises(UnknownNameError, match="Plugin 'sour' is broken"):
+        plugins.catalog("gates")["closed"]
+
+
+def test_a_listener_that_fails_is_named_and_the_others_hear(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mark = "from recstill.api import hookimpl\n@hookimpl\n"
+    bad = f"{mark}def after_epoch(run_id): raise SystemExit(3)"
+    good = f"heard = []\n{mark}def after_epoch(epoch): heard.append(epoch)"
+    plugins = load_plugins(
+        found=[installed("deaf", bad, monkeypatch, tmp_path), installed("keen", good, monkeypatch, tmp_path)]
+    )
+    plugins.tell("after_epoch", run_id="r", stage="s", epoch=4, metrics={})
+    assert sys.modules["plug_keen"].heard == [4]
+    assert "Plugin 'deaf' failed in after_epoch: it called sys.exit(3)" in caplog.text
+
+
+def test_what_a_plugin_prints_goes_to_the_log_and_never_to_stdout(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    source = "print('welcome')\n" + GOOD.replace("return", "print('offered'); return")
+    plugins = load_plugins(found=[installed("loud", source, monkeypatch, tmp_path)])
+    assert "open" in plugins.catalog("gates")
+    assert capsys.readouterr().out == ""
+    assert "plugin loud printed in its import: welcome" in caplog.text
+    assert "offered" in caplog.text
+
+
+def test_an_object_whose_properties_raise_is_never_asked_for_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    source = (
+        "from unittest.mock import call\nfrom recstill.api import hookimpl\n"
+        "class Plugin:\n    recorded = call\n    @property\n    def client(self): raise SystemExit('no credentials')\n"
+        "    @hookimpl\n    def register_gates(self): return {'open': None}\n"
+        "    @staticmethod\n    @hookimpl\n    def register_baselines(): return {'mean': None}\nplugin = Plugin()\n"
+    )
+    entry, distribution = installed("proud", source, monkeypatch, tmp_path)
+    plugins = load_plugins(found=[(EntryPoint("proud", f"{entry.value}:plugin", "recstill"), distribution)])
+    assert not plugins.broken
+    assert [list(plugins.catalog(kind)) for kind in ("gates", "baselines")] == [["open"], ["mean"]]
+
+
+def test_names_are_compared_as_package_indexes_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    plugins = load_plugins(only={"my_plugin"}, found=[installed("My.Plugin", GOOD, monkeypatch, tmp_path)])
+    assert plugins.get("MY-plugin").name == "my-plugin"
 
 
 def test_a_class_instead_of_an_instance_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -105,7 +177,7 @@ def test_listeners_get_the_arguments_they_ask_for() -> None:
     module.after_promotion = after_promotion  # type: ignore[attr-defined]
     sys.modules["listener"] = module
     plugins = load_plugins(found=[(EntryPoint("listener", "listener", "recstill"), FakeDistribution("listener"))])
-    plugins.hook.after_promotion(name="ads", version=3, alias="champion")
+    plugins.tell("after_promotion", name="ads", version=3, alias="champion")
     assert heard == [("ads", 3)]
 
 

@@ -45,6 +45,8 @@ def check(name: str, output: str) -> None:
     results = check_plugin(name)
     show(results, output)
     failed = [result for result in results if not result.passed]
+    if not results:
+        raise click.ClickException(f"Plugin {name!r} offers nothing that can be checked; its hooks load.")
     if failed:
         raise click.ClickException(f"{len(failed)} of {len(results)} checks failed.")
     click.echo(f"{len(results)} checks passed.", err=True)
@@ -52,12 +54,13 @@ def check(name: str, output: str) -> None:
 
 @plugins.command()
 @click.argument("name")
-def register(name: str) -> None:
-    """Write the installed plugin NAME into the registry and let it take part."""
+@click.option("--force", is_flag=True, help="Register it even if the quick part of `plugins check` fails.")
+def register(name: str, force: bool) -> None:
+    """Check the installed plugin NAME quickly, write it into the registry and let it take part."""
     from recstill.recipes.plugins import register_installed
     from recstill.settings import Settings
 
-    row = register_installed(Settings.from_environment(), name)
+    row = register_installed(Settings.from_environment(), name, force=force)
     click.echo(f"{row.distribution} {row.version} is registered and enabled ({row.digest[:12]})")
 
 

@@ -1,23 +1,28 @@
-"""Load plugins from entry points, one by one."""
+"""Load plugins from entry points, one by one, and keep what each of them breaks to itself."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import Distribution, EntryPoint, distributions
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 from recstill.api import hookspecs
-from recstill.api.errors import PluginError
+from recstill.api.errors import PluginError, UnknownNameError
 from recstill.plugins.catalog import Catalog
-from recstill.plugins.validation import hook_names, hook_problems
+from recstill.plugins.shield import LOG, shielded
+from recstill.plugins.validation import hook_problems, implementations
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
 KINDS = {
     "datasets": "data set",
@@ -31,6 +36,11 @@ KINDS = {
 }
 
 
+def normalised(name: str) -> str:
+    """Return a distribution's name as package indexes compare it: `My_Plugin` and `my-plugin` are one (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 @dataclass(frozen=True)
 class LoadedPlugin:
     """A plugin that takes part: its distribution, entry point and hooks."""
@@ -38,13 +48,20 @@ class LoadedPlugin:
     name: str
     version: str
     entry_point: str
-    hooks: tuple[str, ...]
-    module: Any = field(repr=False, compare=False)
+    implementations: Mapping[str, Callable[..., Any]] = field(repr=False, compare=False)
+
+    @property
+    def hooks(self) -> tuple[str, ...]:
+        """The names of the hooks that it implements."""
+        return tuple(sorted(self.implementations))
 
     @cached_property
     def digest(self) -> str:
-        """The sha256 over the Python and YAML files of the plugin's package."""
-        origin = Path(getattr(self.module, "__file__", "") or "")
+        """The sha256 over the Python, YAML and JSON files of the plugin's package."""
+        module = importlib.util.find_spec(self.entry_point.split(":")[0].strip())
+        if module is None or module.origin is None:
+            raise PluginError(f"Plugin {self.name!r} has no file that its code could be recognised by.")
+        origin = Path(module.origin)
         return digest_of(origin.parent if origin.name == "__init__.py" else origin)
 
 
@@ -53,13 +70,14 @@ def digest_of(code: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(code.rglob("*")) if code.is_dir() else [code]:
         if path.is_file() and path.suffix in {".py", ".yaml", ".yml", ".json"}:
-            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+            name = str(path.relative_to(code)) if code.is_dir() else path.name
+            digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
 @dataclass(frozen=True)
 class BrokenPlugin:
-    """A plugin that was left out, and why."""
+    """A plugin that was left out, wholly or in one of its hooks, and why."""
 
     name: str
     entry_point: str
@@ -67,82 +85,132 @@ class BrokenPlugin:
 
 
 class Plugins:
-    """The plugins of this process. Catalogs are filled on first use, since offering things may import torch."""
+    """The plugins of this process. Catalogs are filled on first use, since offering things may import torch.
 
-    def __init__(self, loaded: Iterable[LoadedPlugin], broken: Iterable[BrokenPlugin]) -> None:
+    left_out: distributions that are installed and do not take part, with why and what to do.
+    """
+
+    def __init__(
+        self, loaded: Iterable[LoadedPlugin], broken: Iterable[BrokenPlugin], left_out: Mapping[str, str] | None = None
+    ) -> None:
         self.loaded, self.broken = list(loaded), list(broken)
+        self.left_out = dict(left_out or {})
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
         for plugin in self.loaded:
-            self._manager.register(plugin.module, name=plugin.name)
+            # Only the checked functions: pluggy would ask the plugin's own object for every attribute that it has.
+            self._manager.register(SimpleNamespace(**plugin.implementations), name=plugin.name)
         self._manager.check_pending()
         self._catalogs: dict[str, Catalog[Any]] = {}
 
-    @property
-    def hook(self) -> pluggy.HookRelay:
-        """Call listeners with `plugins.hook.after_epoch(...)`."""
-        return self._manager.hook
+    def tell(self, event: str, **facts: Any) -> None:
+        """Call the listeners of an event, such as `after_epoch`. One that fails is named in the log; the work goes on."""
+        for plugin, answer in self._ask(event, facts):
+            try:
+                answer()
+            except PluginError as error:
+                LOG.warning("%s. The work goes on; to be rid of it: `recstill plugins disable %s`.", error, plugin)
+
+    def feature_definitions(self) -> list[Any]:
+        """Return the Feast objects that plugins offer."""
+        offered: list[Any] = []
+        for _, answer in self._ask("register_feature_definitions", {}):
+            offered += answer() or ()
+        return offered
 
     def catalog(self, kind: str) -> Catalog[Any]:
-        """Return everything of one kind (`tasks`, `students` …). A hook that raises is a PluginError with its name."""
+        """Return everything of one kind (`tasks`, `students` …). A plugin whose hook fails offers nothing of that kind."""
         if kind not in self._catalogs:
-            catalog: Catalog[Any] = Catalog(KINDS[kind])
-            for implementation in getattr(self._manager.hook, f"register_{kind}").get_hookimpls():
-                for name, thing in self._offers(implementation, kind).items():
-                    catalog.add(name, thing, implementation.plugin_name)
+            catalog: Catalog[Any] = Catalog(KINDS[kind], partial(self._who_else, kind))
+            for plugin, answer in self._ask(f"register_{kind}", {}):
+                try:
+                    offers = _checked_offers(plugin, kind, answer())
+                except PluginError as error:
+                    self._break(plugin, str(error))
+                    continue
+                for name, thing in offers.items():
+                    catalog.add(name, thing, plugin)
             self._catalogs[kind] = catalog
         return self._catalogs[kind]
 
-    def _offers(self, implementation: Any, kind: str) -> dict[str, Any]:
-        try:
-            return dict(implementation.function())
-        except Exception as error:
-            raise PluginError(
-                f"Plugin {implementation.plugin_name!r} failed in register_{kind}: {type(error).__name__}: {error}. "
-                f"Mend it, or `recstill plugins disable {implementation.plugin_name}`."
-            ) from error
-
     def get(self, name: str) -> LoadedPlugin:
-        """Return a loaded plugin by its distribution's name."""
-        from recstill.api.errors import UnknownNameError
-
+        """Return a loaded plugin by its distribution's name, in any spelling."""
+        wanted = normalised(name)
         for broken in self.broken:
-            if broken.name == name:
-                raise PluginError(f"Plugin {name!r} is broken: {'; '.join(broken.problems)}.")
+            if broken.name == wanted:
+                raise PluginError(f"Plugin {wanted!r} is broken: {'; '.join(broken.problems)}.")
         for plugin in self.loaded:
-            if plugin.name == name:
+            if plugin.name == wanted:
                 return plugin
         raise UnknownNameError("plugin", name, [plugin.name for plugin in self.loaded])
+
+    def _ask(self, hook: str, facts: Mapping[str, Any]) -> Iterator[tuple[str, Callable[[], Any]]]:
+        """Yield (plugin, a call of its hook), in the order in which pluggy would call them."""
+        for implementation in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
+            arguments = [facts[name] for name in implementation.argnames]
+            plugin, function = str(implementation.plugin_name), implementation.function
+
+            yield plugin, partial(shielded, plugin, hook, partial(function, *arguments))
+
+    def _break(self, plugin: str, problem: str) -> None:
+        entry_point = next(loaded.entry_point for loaded in self.loaded if loaded.name == plugin)
+        self.broken.append(BrokenPlugin(plugin, entry_point, (problem,)))
+        LOG.warning("%s. Mend it, or `recstill plugins disable %s`.", problem, plugin)
+
+    def _who_else(self, kind: str, name: str) -> str:
+        """Say of an unknown name which plugin offers it without taking part, or may have offered it and is broken."""
+        for plugin, why in self.left_out.items():
+            if name in load_plugins(only={plugin}).catalog(kind):
+                return f"Plugin {plugin!r} offers it, but {why}."
+        return " ".join(f"Plugin {plugin.name!r} is broken: `recstill plugins list`." for plugin in self.broken)
 
 
 def load_plugins(
     only: Collection[str] | None = None, found: Iterable[tuple[EntryPoint, Distribution]] | None = None
 ) -> Plugins:
     """Load the installed plugins; `only` limits it to these distributions, `found` replaces the search."""
+    wanted = None if only is None else {normalised(name) for name in only}
     loaded: list[LoadedPlugin] = []
     broken: list[BrokenPlugin] = []
-    for entry_point, distribution in found if found is not None else _installed():
-        name, version = distribution.name, distribution.version
-        if only is not None and name not in only:
+    for entry_point, distribution in found if found is not None else installed():
+        name = normalised(distribution.name)
+        if wanted is not None and name not in wanted:
             continue
         try:
-            module = entry_point.load()
-        except Exception as error:  # whatever a plugin raises on import is what this report is for
-            broken.append(BrokenPlugin(name, entry_point.value, (f"{type(error).__name__}: {error}",)))
+            plugin = _load(name, distribution.version, entry_point)
+        except PluginError as error:
+            broken.append(BrokenPlugin(name, entry_point.value, (str(error),)))
             continue
-        if problems := hook_problems(module):
-            broken.append(BrokenPlugin(name, entry_point.value, tuple(problems)))
-        elif any(other.name == name or other.module is module for other in loaded):
+        if any(other.name == name for other in loaded):
             broken.append(BrokenPlugin(name, entry_point.value, ("a second entry point of one plugin; keep one",)))
         else:
-            loaded.append(LoadedPlugin(name, version, entry_point.value, tuple(hook_names(module)), module))
+            loaded.append(plugin)
     return Plugins(loaded, broken)
 
 
-def _installed() -> Iterable[tuple[EntryPoint, Distribution]]:
+def installed() -> Iterator[tuple[EntryPoint, Distribution]]:
+    """Find the entry points of all installed plugins, without loading one."""
     seen = set()
     for distribution in distributions():
         for entry_point in distribution.entry_points:
             if entry_point.group == hookspecs.PROJECT and (distribution.name, entry_point.value) not in seen:
                 seen.add((distribution.name, entry_point.value))
                 yield entry_point, distribution
+
+
+def _load(name: str, version: str, entry_point: EntryPoint) -> LoadedPlugin:
+    """Import one plugin and check its hooks. Raise PluginError with everything that is wrong with it."""
+    plugin = shielded(name, "its import", entry_point.load)
+    if problems := shielded(name, "the check of its hooks", lambda: hook_problems(plugin)):
+        raise PluginError("; ".join(problems))
+    return LoadedPlugin(name, version, entry_point.value, implementations(plugin))
+
+
+def _checked_offers(plugin: str, kind: str, offers: Any) -> Mapping[str, Any]:
+    if not isinstance(offers, Mapping):
+        raise PluginError(
+            f"Plugin {plugin!r} failed in register_{kind}: it returned {type(offers).__name__}, not a mapping of names"
+        )
+    if strange := [name for name in offers if not isinstance(name, str) or not name]:
+        raise PluginError(f"Plugin {plugin!r} failed in register_{kind}: {strange[0]!r} is no name")
+    return offers

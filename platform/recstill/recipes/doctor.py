@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recstill.api.errors import RecstillError
-from recstill.plugins.manager import load_plugins
+from recstill.plugins.manager import load_plugins, normalised
 from recstill.registry.engine import open_registry
 from recstill.registry.plugins import list_plugins
 
@@ -60,7 +60,8 @@ def examine(settings: Settings) -> list[Finding]:
     ]
     if not plugins.loaded:
         findings.append(Finding("plugins", "missing", "none is installed", "make setup"))
-    return findings
+    names = {plugin.name for plugin in plugins.loaded} | {plugin.name for plugin in plugins.broken}
+    return findings + _absent(settings, names)
 
 
 def _package(name: str) -> Finding:
@@ -96,6 +97,20 @@ def _registry(settings: Settings) -> Finding:
         return Finding("registry", "missing", str(error), "check RECSTILL_REGISTRY_URL")
     where = registry.engine.url.render_as_string(hide_password=True)
     return Finding("registry", "ok", f"{where}, {count} plugins registered")
+
+
+def _absent(settings: Settings, names: set[str]) -> list[Finding]:
+    """Name the plugins that the registry lets take part and that are not installed."""
+    try:
+        with open_registry(settings).transaction() as session:
+            rows = [row for row in list_plugins(session) if row.enabled and normalised(row.distribution) not in names]
+    except RecstillError:  # said by the line of the registry
+        return []
+    advice = "install it, or `recstill plugins disable {}`"
+    return [
+        Finding(f"plugin {row.distribution}", "missing", "registered, not installed", advice.format(row.distribution))
+        for row in rows
+    ]
 
 
 def _features(settings: Settings) -> Finding:

@@ -53,7 +53,7 @@ def open_store(platform: Platform) -> FeatureStore:
 def _contents(platform: Platform) -> Any:
     from recstill.features.repo import definitions
 
-    extra = [thing for offered in platform.plugins.hook.register_feature_definitions() for thing in offered]
+    extra = platform.plugins.feature_definitions()
     return definitions(platform.settings, extra)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import inspect
 from pathlib import Path
@@ -12,7 +11,6 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from recstill.api.errors import ConfigError, PluginError, UnknownNameError
-from recstill.plugins.manager import load_plugins
 from recstill.recipes.checking import check_model, check_strategy
 from recstill.recipes.columns import check_column_options, reads_columns
 from recstill.recipes.config import Recipe
@@ -133,14 +131,5 @@ def _look_up(platform: Platform, kinds: Sequence[str], name: object, place: str,
     try:
         return platform.catalog(kinds[0])[name]
     except (UnknownNameError, PluginError) as error:
-        problems.append(f"{place}: {error}{_who_else(kinds[0], name)}")
+        problems.append(f"{place}: {error}")
         return None
-
-
-def _who_else(kind: str, name: str) -> str:
-    """Say which installed plugin offers a name that no registered and enabled one does."""
-    for plugin in load_plugins().loaded:
-        with contextlib.suppress(PluginError):
-            if name in load_plugins(only={plugin.name}).catalog(kind):
-                return f" Plugin {plugin.name!r} offers it but takes no part: `recstill plugins register {plugin.name}`."
-    return ""

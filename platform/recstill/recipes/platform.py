@@ -7,13 +7,16 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from recstill.api.errors import PluginError
-from recstill.plugins.manager import Plugins, load_plugins
+from recstill.plugins.manager import Plugins, installed, load_plugins, normalised
+from recstill.plugins.shield import LOG
 from recstill.registry.artifacts import Artifacts
 from recstill.registry.engine import Registry, open_registry
-from recstill.registry.plugins import enabled_plugins, list_plugins, register_plugin
+from recstill.registry.plugins import list_plugins, register_plugin
 from recstill.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from recstill.api.task import Dataset, Task
     from recstill.plugins.catalog import Catalog
 
@@ -35,8 +38,13 @@ class Platform:
             if not list_plugins(session):
                 for plugin in load_plugins().loaded:
                     register_plugin(registry, session, plugin)
-            enabled = enabled_plugins(session)
-        return cls(settings, registry, load_plugins(only=enabled))
+            states = {normalised(plugin.distribution): plugin.enabled for plugin in list_plugins(session)}
+        plugins = load_plugins(only={name for name, enabled in states.items() if enabled})
+        plugins.left_out = _left_out(states)
+        for broken in plugins.broken:
+            # Said at every command, since what the plugin offers is missing from all of them.
+            LOG.warning("%s is left out: %s", broken.name, "; ".join(broken.problems))
+        return cls(settings, registry, plugins)
 
     @cached_property
     def artifacts(self) -> Artifacts:
@@ -63,3 +71,15 @@ class Platform:
         """Return distribution, version and content hash of the plugin that offers a thing; a model version pins them."""
         plugin = self.plugins.get(self.catalog(kind).owner(name))
         return plugin.name, plugin.version, plugin.digest
+
+
+def _left_out(states: Mapping[str, bool]) -> dict[str, str]:
+    """Return the installed plugins that take no part, with why; no plugin is loaded for it."""
+    words = {}
+    for _, distribution in installed():
+        name = normalised(distribution.name)
+        if name not in states:
+            words[name] = f"it is installed and not registered: `recstill plugins register {name}`"
+        elif not states[name]:
+            words[name] = f"it is disabled: `recstill plugins enable {name}`"
+    return words

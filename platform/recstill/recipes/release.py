@@ -72,7 +72,7 @@ def promote(platform: Platform, reference: str, alias: str, reason: str, dry_run
             raise RegistryError(f"{name} cannot be promoted: its artifact {version.artifact[:12]} is missing.")
         with platform.registry.transaction() as session:
             before = set_alias(platform.registry, session, version, alias, reason=reason)
-        platform.plugins.hook.after_promotion(name=version.model_name, version=version.number, alias=alias)
+        platform.plugins.tell("after_promotion", name=version.model_name, version=version.number, alias=alias)
     return {
         "version": name,
         "alias": alias,
@@ -87,7 +87,7 @@ def rollback(platform: Platform, name: str) -> tuple[int, int]:
     with platform.registry.transaction() as session:
         find_version(session, f"{name}@champion")
         new, old = roll_back(platform.registry, session, name)
-    platform.plugins.hook.after_promotion(name=name, version=new, alias=GATED)
+    platform.plugins.tell("after_promotion", name=name, version=new, alias=GATED)
     return new, old
 
 

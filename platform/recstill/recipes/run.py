@@ -123,13 +123,13 @@ class Run:
         path = self.folder / "state" / f"{name}.json"
         if self.is_done(name):
             return dict(read_json(path))
-        self.platform.plugins.hook.before_stage(run_id=self.id, stage=name)
+        self.platform.plugins.tell("before_stage", run_id=self.id, stage=name)
         started, cpu = time.monotonic(), time.process_time()
         with self.progress.stage(name):
             found = work()
         spent = {"seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - cpu}
         write_json(path, {**spent, **found})
-        self.platform.plugins.hook.after_stage(run_id=self.id, stage=name, seconds=time.monotonic() - started)
+        self.platform.plugins.tell("after_stage", run_id=self.id, stage=name, seconds=time.monotonic() - started)
         return dict(read_json(path))
 
 

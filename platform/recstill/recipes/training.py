@@ -171,7 +171,7 @@ def run_fit(
             save_weights(run, f"{name}@{epoch + 1}", portable_state(model))
         if run.watch is not None:
             run.watch(epoch, metrics["score"])
-        run.platform.plugins.hook.after_epoch(run_id=run.id, stage=name, epoch=epoch, metrics=dict(metrics))
+        run.platform.plugins.tell("after_epoch", run_id=run.id, stage=name, epoch=epoch, metrics=dict(metrics))
 
     def loss_of(output: Output, batch: Batch) -> torch.Tensor:
         nonlocal warned

@@ -51,7 +51,7 @@ def _checks(factory: Any, subject: str, options: dict[str, Any]) -> list[Check]:
         return model
 
     rules = {
-        "answers every label with the right shape": lambda: _shapes(build()),
+        "answers every label with the right shape": lambda: answers_labels(build()),
         "gradients reach every parameter": lambda: _gradients(build()),
         "same seed, same result": lambda: _deterministic(build),
         "learns": lambda: _learns(build()),
@@ -61,7 +61,8 @@ def _checks(factory: Any, subject: str, options: dict[str, Any]) -> list[Check]:
     return [check(subject, rule, work) for rule, work in rules.items()]
 
 
-def _shapes(model: nn.Module) -> str | None:
+def answers_labels(model: nn.Module) -> str | None:
+    """Say what is wrong with the answers of a model, if anything is."""
     output: Output = model.eval()(sample_batch(5))
     expected = {label.name: (5, label.num_classes) if label.kind == "multiclass" else (5,) for label in LABELS}
     found = {name: tuple(logits.shape) for name, logits in output.logits.items()}

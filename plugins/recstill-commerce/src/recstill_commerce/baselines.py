@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from recstill.api import FeatureError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -68,6 +70,11 @@ def popularity_baseline(
     progress: Callable[[str], None],
 ) -> Mapping[str, NDArray[np.float32]]:
     """The label's training mean per decile of the product's recent buyers: what a shop without a model does."""
+    if "p_buyers_4w" not in train.features:
+        raise FeatureError(
+            "Baseline 'popularity' reads the feature p_buyers_4w, the recent buyers of a product, which the teacher's service "
+            "does not have. Leave it out of `baselines`, or use a service of the ads task."
+        )
     edges = np.unique(np.nanquantile(train.features["p_buyers_4w"], np.linspace(0, 1, 51)[1:-1]))
     place_train, place_test = (np.searchsorted(edges, np.nan_to_num(d.features["p_buyers_4w"])) for d in (train, test))
     predictions = {}
