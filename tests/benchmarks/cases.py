@@ -14,7 +14,8 @@ import numpy as np
 from recstill.data.packed import current_version, open_store
 from recstill.recipes.platform import Platform
 from recstill.registry.versions import list_versions
-from recstill.serving.decisions import DecisionLog, Reasons, decided
+from recstill.serving.decision_log import DecisionLog
+from recstill.serving.decisions import Reasons, decided
 from recstill.serving.request import ScoreRequest
 from recstill.serving.scorer import Scorer
 
@@ -56,7 +57,7 @@ def risk(scorer: Scorer) -> Iterator[Case]:
     yield f"risk, with reasons ({reasons.method})", f"{explained:.2f} ms", f"{explained / plain:.1f} x without"
     answers = decided(scorer.manifest, scored, ids, None)
     with tempfile.TemporaryDirectory() as folder:
-        log = DecisionLog(Path(folder))
+        log = DecisionLog(Path(folder) / "decisions")
         written = median(lambda: log.write("credit", scorer.version, ids, answers))
     yield "risk, the decision written to the log", f"{written:.2f} ms", f"{written / plain:.1f} x the score"
 

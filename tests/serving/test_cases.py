@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -14,8 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 from recstill.api import ConfigError, DataError, IntegrityError, RegistryError
+from recstill.cli import cli
 from recstill.data.bundle import open_bundle
 from recstill.data.fetch import fetch
 from recstill.data.packed import current_version, open_store
@@ -25,7 +26,7 @@ from recstill.recipes.features import materialize_features
 from recstill.recipes.packaging import package
 from recstill.recipes.platform import Platform
 from recstill.recipes.release import judge
-from recstill.recipes.reviews import decide_review, queue_reviews, read_log, reviewed_labels, with_reviews
+from recstill.recipes.reviews import decide_review, queue_reviews, reviewed_labels, verify_logs, with_reviews
 from recstill.recipes.run import run_recipe
 from recstill.recipes.serving import running_server
 from recstill.recipes.stages import RunResult
@@ -241,35 +242,34 @@ def test_a_rank_request_that_cannot_be_is_refused(client: httpx.Client, body: di
     assert words in answer.json()["error"]
 
 
-def test_decisions_are_logged_masked_in_a_chain_that_shows_changes(
-    client: httpx.Client, finished: tuple[Platform, RunResult], tmp_path: Path
-) -> None:
+def test_decisions_are_logged_masked_and_verified(client: httpx.Client, finished: tuple[Platform, RunResult]) -> None:
     platform = finished[0]
-    client.post(CREDIT, json=applicants())
+    request = client.post(CREDIT, json=applicants()).json()["request"]
     folder = platform.settings.folder("decisions")
     path = max(folder.glob("*.jsonl"), key=lambda found: found.stat().st_mtime)
-    lines = path.read_bytes().splitlines()
     assert b"29972" not in path.read_bytes()
     assert oct(path.stat().st_mode)[-3:] == oct((folder / "mask.key").stat().st_mode)[-3:] == "600"
-    subjects = [json.loads(line)["subject"] for line in lines]
-    assert subjects[-1] != subjects[-2]
-    assert len(list(read_log(path))) == len(lines)
-    changed = tmp_path / "changed.jsonl"
-    changed.write_bytes(b"\n".join([lines[0], *lines[2:]]) + b"\n")
-    with pytest.raises(IntegrityError, match="line 2, does not follow"):
-        list(read_log(changed))
-    torn = tmp_path / "torn.jsonl"
-    torn.write_bytes(b"\n".join(lines)[:-20])
-    assert len(list(read_log(torn))) == len(lines) - 1
+    reader = verify_logs(platform)
+    assert reader.problems == []
+    logged = [one for one in reader.decisions() if one["request"] == request]
+    assert len({one["subject"] for one in logged}) == len(logged) == 2
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]))
+    done = CliRunner().invoke(cli, ["reviews", "verify"])
+    path.write_bytes(b"".join(lines))
+    assert done.exit_code == 1
+    assert f"{path.name} ends after line" in done.output
+    assert CliRunner().invoke(cli, ["reviews", "verify"]).exit_code == 0
 
 
 def test_reviews_are_queued_decided_once_and_become_labels(client: httpx.Client, finished: tuple[Platform, RunResult]) -> None:
     platform = finished[0]
     ids = list(range(1, 901))
     client.post(CREDIT, json={"applicants": [{"applicant_id": i, "age": 30, "education": "university"} for i in ids]})
-    found = queue_reviews(platform)
+    found, problems = queue_reviews(platform)
+    assert problems == []
     assert found["new in the queue"] == found["for review"] > 0
-    assert queue_reviews(platform)["new in the queue"] == 0
+    assert queue_reviews(platform)[0]["new in the queue"] == 0
     with platform.registry.transaction() as session:
         waiting = list_reviews(session, "credit", is_open=True)
     with pytest.raises(ConfigError, match="decides approve or decline, not 'perhaps'"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from recstill.recipes.run import run_recipe
 from recstill.recipes.stages import RunResult
 from recstill.registry.versions import find_version, lineage_of
 from recstill.serving.app import Service
+from recstill.serving.decision_log import LogReader
 from recstill.serving.request import ScoreRequest
 from recstill.serving.scorer import Scorer
 
@@ -44,9 +46,11 @@ def network(finished: tuple[Platform, RunResult]) -> str:
 @pytest.fixture(scope="module")
 def client(finished: tuple[Platform, RunResult], network: str, tmp_path_factory: pytest.TempPathFactory) -> TestClient:
     platform = finished[0]
-    service = Service(package(platform, [network]) / "src" / "models", tmp_path_factory.mktemp("decisions"))
+    service = Service(package(platform, [network]) / "src" / "models", tmp_path_factory.mktemp("home") / "decisions")
     service.load(current_version(platform.settings.folder("online")))
-    return TestClient(service.app())
+    app = service.app()
+    app.state.service = service
+    return TestClient(app)
 
 
 def test_rows_mixed_from_others_teach_and_are_in_the_snapshot(finished: tuple[Platform, RunResult], network: str) -> None:
@@ -59,6 +63,26 @@ def test_rows_mixed_from_others_teach_and_are_in_the_snapshot(finished: tuple[Pl
     stores = [store for store in list_stores(platform.settings.folder("signals")) if store.key.snapshot == snapshot_id]
     scored = sum(part["rows"] for part in stores[0].card["parts"].values())
     assert scored == sum(len(snapshot.rows_of(split)) for split in ("train", "valid", "mixed"))
+
+
+def test_a_decision_that_cannot_be_logged_is_not_made(client: TestClient) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    asked = {"applicants": APPLICANTS}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, hard))  # no file may grow beyond: as on a full disk
+    try:
+        answers = [client.post("/v1/risk/score", json=asked) for _ in range(8)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    statuses = [answer.status_code for answer in answers]
+    assert sorted(set(statuses)) == [200, 503]
+    assert "could not be logged, so none was made" in answers[-1].json()["error"]
+    answered = {
+        answer.json()["request"] for answer in [*answers, client.post("/v1/risk/score", json=asked)] if answer.is_success
+    }
+    service = client.app.state.service
+    reader = LogReader(service.log.folder)
+    assert {one["request"] for one in reader.decisions()} == answered
+    assert reader.problems == []
 
 
 def test_a_network_says_what_moved_its_score(client: TestClient) -> None:

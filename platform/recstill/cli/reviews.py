@@ -15,11 +15,27 @@ def reviews() -> None:
 @reviews.command("queue")
 @output_option
 def queue_(output: str) -> None:
-    """Take what the decision logs marked for review into the queue; logs that were changed are refused."""
+    """Take what the decision logs marked for review into the queue; what was changed in a log is named and not believed."""
     from recstill.recipes.platform import Platform
     from recstill.recipes.reviews import queue_reviews
 
-    show_one(queue_reviews(Platform.open()), output)
+    found, problems = queue_reviews(Platform.open())
+    show_one(found, output)
+    _refuse(problems)
+
+
+@reviews.command()
+@output_option
+def verify(output: str) -> None:
+    """Verify every decision log: no line changed, taken out or added, no end cut off, no file missing."""
+    from recstill.recipes.platform import Platform
+    from recstill.recipes.reviews import verify_logs
+
+    reader = verify_logs(Platform.open())
+    show([{"log": name, "decisions": count} for name, count in reader.files.items()], output, "no decision was logged yet")
+    for remark in reader.remarks:
+        click.echo(remark, err=True)
+    _refuse(reader.problems)
 
 
 @reviews.command("list")
@@ -58,3 +74,9 @@ def decide(review: int, decision: str, note: str) -> None:
 
     row = decide_review(Platform.open(), review, decision, note)
     click.echo(f"review {row.id}: {row.decision}, by {row.reviewer}")
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        lines = "".join(f"\n  - {problem}" for problem in problems)
+        raise click.ClickException(f"The decision log is damaged; what could be verified was read:{lines}")

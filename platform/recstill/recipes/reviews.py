@@ -9,47 +9,51 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recstill.api.errors import ConfigError, IntegrityError
+from recstill.api.errors import ConfigError, DataError
 from recstill.registry.models import ReviewRow
 from recstill.registry.reviews import add_reviews, decide, list_reviews
-from recstill.serving.decisions import mask, read_key
+from recstill.serving.decision_log import LogReader
+from recstill.serving.masking import Hmac, known_keys, mask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     import pyarrow as pa
 
     from recstill.api.task import TaskSpec
     from recstill.recipes.platform import Platform
 
 
-def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the decisions of a log file. Raise IntegrityError if a line was changed, taken out or put in; a last line without
-    an end is one that a killed server did not finish, and is left out."""
-    before = ""
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
-        content: dict[str, Any] = json.loads(line)
-        if content["before"] != before:
-            raise IntegrityError(f"{path}, line {number}, does not follow the line before it: the log was changed.")
-        before = hashlib.sha256(line).hexdigest()
-        yield content
-
-
-def queue_reviews(platform: Platform) -> dict[str, int]:
-    """Read all decision logs, check their chains and queue what was marked for review; return how many were seen and new."""
-    logs = sorted(platform.settings.folder("decisions").glob("*.jsonl"))
-    decisions = [content for path in logs for content in read_log(path)]
-    wanted = [
-        ReviewRow(
-            request=one["request"], task=one["task"], model_version=one["model_version"], subject=one["subject"],
-            score=one["score"], band=one["band"], scored_at=datetime.fromisoformat(one["time"]),
-        )
-        for one in decisions if one["decision"] == "review"
-    ]  # fmt: skip
+def queue_reviews(platform: Platform) -> tuple[dict[str, int], list[str]]:
+    """Read all decision logs and queue what was marked for review; return how many were seen and new, and what is wrong with
+    the logs. Only what is verified is queued; a damaged log does not keep the others out."""
+    reader = LogReader(platform.settings.folder("decisions"))
+    seen, wanted = 0, []
+    for one in reader.decisions():
+        seen += 1
+        if one["decision"] == "review":
+            wanted.append(_review_of(one))
     with platform.registry.transaction() as session:
         fresh = add_reviews(session, wanted)
-    return {"decisions": len(decisions), "for review": len(wanted), "new in the queue": fresh}
+    return {"decisions": seen, "for review": len(wanted), "new in the queue": fresh}, reader.problems
+
+
+def verify_logs(platform: Platform) -> LogReader:
+    """Verify every decision log; the reader says what is wrong."""
+    reader = LogReader(platform.settings.folder("decisions"))
+    for _ in reader.decisions():
+        pass
+    return reader
+
+
+def _review_of(decision: dict[str, Any]) -> ReviewRow:
+    return ReviewRow(
+        request=decision["request"],
+        task=decision["task"],
+        model_version=decision["model_version"],
+        subject=decision["subject"],
+        score=decision["score"],
+        band=decision["band"],
+        scored_at=datetime.fromisoformat(decision["time"]),
+    )
 
 
 def decide_review(platform: Platform, number: int, decision: str, note: str) -> ReviewRow:
@@ -75,10 +79,16 @@ def reviewed_labels(platform: Platform, task: TaskSpec, ids: Any) -> dict[Any, f
         rows = list_reviews(session, task.name, is_open=False)
     if not rows:
         return {}
-    key = read_key(platform.settings.folder("decisions"))
     decided = {row.subject: float(row.decision == task.decision.act) for row in rows}
-    found = {item: decided.get(mask(item, key)) for item in np.unique(ids).tolist()}
-    return {item: label for item, label in found.items() if label is not None}
+    keys = [Hmac(key) for key in known_keys(platform.settings.folder("decisions")).values()]
+    if not keys:
+        raise DataError("People decided reviews, but the key of the decision log is gone: restore decisions/mask.key.")
+    found: dict[Any, float] = {}
+    for item in np.unique(ids).tolist():
+        for key in keys:  # ids that were masked before the key was changed are still found
+            if (label := decided.get(mask(item, key))) is not None:
+                found.setdefault(item, label)
+    return found
 
 
 def reviews_digest(platform: Platform, task: TaskSpec) -> str:

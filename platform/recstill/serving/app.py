@@ -16,7 +16,8 @@ from recstill.api.task import TaskSpec
 from recstill.data.files import check_sha256, read_json
 from recstill.data.packed import open_store
 from recstill.serving import telemetry
-from recstill.serving.decisions import DecisionLog, Reasons, decided
+from recstill.serving.decision_log import DecisionLog
+from recstill.serving.decisions import Reasons, decided
 from recstill.serving.openapi import openapi
 from recstill.serving.request import parse_request
 from recstill.serving.scorer import Scored, Scorer
@@ -105,6 +106,9 @@ class Service:
                 response = self._answer(task, await _body(request, self.tasks[task].endpoint.max_body_bytes))
             except RequestError as error:
                 response = _json(error.status, {"error": str(error)})
+            except Exception:
+                telemetry.REQUESTS.labels(task, "500").inc()
+                raise
             telemetry.REQUESTS.labels(task, str(response.status_code)).inc()
             telemetry.DURATION.labels(task, "total").observe(time.perf_counter() - started)
             return response
@@ -134,7 +138,10 @@ class Service:
         reasons = Reasons(scorer.manifest) if request.explain else None
         answers = decided(scorer.manifest, scored, request.items, reasons)
         assert self.log is not None
-        logged = self.log.write(task, scorer.version, request.items, answers)
+        try:
+            logged = self.log.write(task, scorer.version, request.items, answers)
+        except OSError as error:
+            raise RequestError(503, f"The decision could not be logged, so none was made: {error.strerror}.") from error
         facts = _facts(scorer, request.items.tolist(), scored) | ({"explained_by": reasons.method} if reasons else {})
         return _json(200, {**facts, "request": logged, "decisions": answers})
 
