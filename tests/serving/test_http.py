@@ -142,6 +142,20 @@ def test_a_teacher_is_not_packaged(finished: tuple[Platform, RunResult], platfor
         package(platform, [finished[1].teacher])
 
 
+def test_a_bento_carries_the_features_that_its_versions_read_and_no_other(platform: Platform, bento: Path) -> None:
+    from recstill.recipes.packaging import served_versions
+
+    [card] = served_versions(bento)
+    manifest = json.loads((bento / "src" / "models" / card["bundle"] / "manifest.json").read_text())
+    read = {view["name"] for view in manifest["features"]["views"]}
+    online = bento / "src" / "online"
+    assert set(json.loads((online / "online.json").read_text())["views"]) == read
+    assert {path.name for path in online.iterdir()} == {"online.json", *read}
+    everything = platform.settings.home / "online"
+    current = everything / json.loads((everything / "current.json").read_text())["version"]
+    assert read < {path.name for path in current.iterdir()}, "this home holds more than the model reads"
+
+
 def test_the_same_row_from_the_snapshot_and_over_http_differs_by_less_than_1e_5(
     finished: tuple[Platform, RunResult], platform: Platform, bento: Path, snapshot: Snapshot, tmp_path: Path
 ) -> None:
@@ -177,7 +191,7 @@ def test_the_same_row_from_the_snapshot_and_over_http_differs_by_less_than_1e_5(
     import time
 
     port = free_port()
-    environment = {**serve_environment(platform, 1), "RECSTILL_ONLINE": str(packed.folder)}
+    environment = {**serve_environment(platform, bento, 1), "RECSTILL_ONLINE": str(packed.folder)}
     process = subprocess.Popen(
         serve_command(bento, "127.0.0.1", port), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

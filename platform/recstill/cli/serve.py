@@ -40,7 +40,7 @@ def serve(versions: tuple[str, ...], bento: Path | None, host: str, port: int, w
         raise click.UsageError("Name versions such as ads@champion, or give --bento FOLDER.")
     platform = Platform.open()
     folder = bento or build(platform, versions)
-    environment = serve_environment(platform, workers)
+    environment = serve_environment(platform, folder, workers)
     click.echo(f"serving {folder} on http://{host}:{port}", err=True)
     command = serve_command(folder, host, port)
     os.execve(command[0], list(command), environment)

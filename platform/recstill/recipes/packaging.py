@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 
 from recstill.api.errors import BundleError
 from recstill.data.bundle import Manifest, open_bundle
-from recstill.data.files import sha256_of, write_json
+from recstill.data.files import read_json, sha256_of, write_json
 from recstill.data.packed import current_version, open_store
 from recstill.recipes.wheel import build_wheel
 from recstill.registry.versions import find_version
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from recstill.recipes.platform import Platform
     from recstill.settings import Settings
 
+NO_FEATURES = "none"
 _NEEDED = (
     "bentoml",
     "click",
@@ -55,6 +56,7 @@ def package(platform: Platform, references: Sequence[str]) -> Path:
         versions = [find_version(session, reference) for reference in references]
     cards: list[dict[str, str]] = []
     bundles: dict[str, Path] = {}
+    views: set[str] = set()
     for version in versions:
         folder = platform.artifacts.get(version.artifact)
         manifest = open_bundle(folder)
@@ -62,9 +64,10 @@ def package(platform: Platform, references: Sequence[str]) -> Path:
         _check(name, manifest, [card["task"] for card in cards])
         cards.append({"task": manifest.task.name, "version": name, "bundle": version.artifact[:16]})
         bundles[version.artifact[:16]] = folder
-    online = current_version(platform.settings.folder("online"))
-    open_store(online)
+        views |= views_read(manifest)
+    online = online_for(platform.settings, views)
     vectors = [_item_vectors(platform.settings, card, bundles[card["bundle"]], online) for card in cards]
+    online_name = "" if online is None else online.name
     with tempfile.TemporaryDirectory() as temporary:
         context = Path(temporary)
         for file in deploy_folder().iterdir():
@@ -74,19 +77,45 @@ def package(platform: Platform, references: Sequence[str]) -> Path:
             shutil.copytree(folder, context / "models" / digest)
         for card, kept in zip(cards, vectors, strict=True):
             if kept is not None:
-                card.update(vectors=kept.name, vectors_of=online.name, vectors_sha256=sha256_of(kept))
+                card.update(vectors=kept.name, vectors_of=online_name, vectors_sha256=sha256_of(kept))
                 shutil.copyfile(kept, context / "models" / kept.name)
         write_json(context / "models" / "models.json", cards)
-        shutil.copytree(online, context / "online")
+        _copy_views(online, context / "online", views)
         wheel = build_wheel("recstill", context / "wheels")
         _write_requirements(context, wheel)
         return _build(platform.settings, context, "-".join(card["task"] for card in cards))
 
 
-def _item_vectors(settings: Settings, card: dict[str, str], bundle: Path, online: Path) -> Path | None:
+def views_read(manifest: Manifest) -> set[str]:
+    """Return the views whose online features a model reads when it serves; a task without Feast views reads none."""
+    return {str(view["name"]) for view in manifest.features["views"]}
+
+
+def online_for(settings: Settings, views: set[str]) -> Path | None:
+    """Return the verified online features to serve from, or None where no view is read and nothing needs to be materialized."""
+    if not views:
+        return None
+    online = current_version(settings.folder("online"))
+    open_store(online, sorted(views))
+    return online
+
+
+def _copy_views(online: Path | None, target: Path, views: set[str]) -> None:
+    """Write the online features of these views, and of no other: a bento carries nobody's data that it does not read."""
+    target.mkdir()
+    if online is None:
+        write_json(target / "online.json", {"version": NO_FEATURES, "as_of": None, "views": {}})
+        return
+    meta = read_json(online / "online.json")
+    for name in sorted(views):
+        shutil.copytree(online / name, target / name)
+    write_json(target / "online.json", {**meta, "views": {name: meta["views"][name] for name in sorted(views)}})
+
+
+def _item_vectors(settings: Settings, card: dict[str, str], bundle: Path, online: Path | None) -> Path | None:
     """Return the file with the item vectors of a model that ranks the whole catalogue: computed once for a version of the
     features, so that a server of 90,000 items is ready in seconds."""
-    if not open_bundle(bundle).vectors:
+    if online is None or not open_bundle(bundle).vectors:
         return None
     kept = settings.folder("cache", "vectors") / f"{card['bundle']}-{online.name}.npy"
     if not kept.is_file():

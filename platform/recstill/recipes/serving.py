@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from recstill.api.errors import RequestError
-from recstill.data.packed import current_version
-from recstill.recipes.packaging import bento_environment
+from recstill.data.bundle import open_bundle
+from recstill.recipes.packaging import bento_environment, online_for, served_versions, views_read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,11 +28,22 @@ def serve_command(bento: Path, host: str, port: int) -> Sequence[str]:
     return [sys.executable, "-m", "bentoml", "serve", str(bento), "--host", host, "--port", str(port)]
 
 
-def serve_environment(platform: Platform, workers: int) -> dict[str, str]:
+def serve_environment(platform: Platform, bento: Path, workers: int) -> dict[str, str]:
     """The environment of a server: the newest materialized features, not those of the day it was packaged."""
-    online = current_version(platform.settings.folder("online"))
-    return {**bento_environment(platform.settings), "RECSTILL_ONLINE": str(online), "RECSTILL_WORKERS": str(workers),
-            "RECSTILL_DECISIONS": str(platform.settings.folder("decisions"))}  # fmt: skip
+    environment = {
+        **bento_environment(platform.settings),
+        "RECSTILL_WORKERS": str(workers),
+        "RECSTILL_DECISIONS": str(platform.settings.folder("decisions")),
+    }
+    online = online_for(platform.settings, _views_of(bento))
+    if online is not None:  # a bento whose models read no views brings all that they need
+        environment["RECSTILL_ONLINE"] = str(online)
+    return environment
+
+
+def _views_of(bento: Path) -> set[str]:
+    models = bento / "src" / "models"
+    return {view for card in served_versions(bento) for view in views_read(open_bundle(models / card["bundle"]))}
 
 
 @contextmanager
@@ -42,7 +53,7 @@ def running_server(platform: Platform, bento: Path, port: int, log: Path, patien
     with log.open("w") as output:
         process = subprocess.Popen(
             serve_command(bento, "127.0.0.1", port),
-            env=serve_environment(platform, 1),
+            env=serve_environment(platform, bento, 1),
             stdout=output,
             stderr=subprocess.STDOUT,
         )
