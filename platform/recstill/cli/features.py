@@ -9,6 +9,7 @@ import click
 from recstill.cli.output import output_option, show, show_one
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
 
@@ -17,47 +18,74 @@ def features() -> None:
     """The feature store: definitions, online values, who uses what."""
 
 
+def _scope_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command work on some views only: those named, and those that a task or a model version needs."""
+    command = click.option("--model", "models", multiple=True, help="What a version needs, such as ads@champion.")(command)
+    command = click.option("--task", "tasks", multiple=True, help="What a task needs. Default: everything.")(command)
+    return click.argument("views", nargs=-1)(command)
+
+
 @features.command()
+@_scope_options
 @output_option
-def plan(output: str) -> None:
-    """Show what `apply` would change."""
+def plan(views: tuple[str, ...], tasks: tuple[str, ...], models: tuple[str, ...], output: str) -> None:
+    """Show what `apply` would change, for all or some VIEWS; nothing is written."""
+    from recstill.recipes.feature_scope import scope_of
     from recstill.recipes.features import plan_features
     from recstill.recipes.platform import Platform
 
-    show(plan_features(Platform.open()), output, "no changes")
+    platform = Platform.open()
+    show(plan_features(platform, scope_of(platform, views, tasks, models)), output, "no changes")
 
 
 @features.command()
+@_scope_options
 @click.option("--dry-run", is_flag=True, help="Only show the changes.")
-@click.option("--yes", is_flag=True, help="Also delete what is no longer defined, without asking.")
+@click.option("--yes", is_flag=True, help="Also delete what recstill created and is no longer defined, without asking.")
 @output_option
-def apply(dry_run: bool, yes: bool, output: str) -> None:
-    """Build missing sources and apply feature_repo/ and what plugins define."""
+def apply(
+    views: tuple[str, ...], tasks: tuple[str, ...], models: tuple[str, ...], dry_run: bool, yes: bool, output: str
+) -> None:
+    """Build missing sources and apply feature_repo/ and what plugins define, or some VIEWS of it."""
+    from recstill.recipes.feature_scope import scope_of
     from recstill.recipes.features import apply_features, plan_features
     from recstill.recipes.platform import Platform
     from recstill.recipes.progress import Progress
 
     platform = Platform.open()
-    changes = plan_features(platform)
-    deleted = [change.name for change in changes if change.action == "delete"]
+    scope = scope_of(platform, views, tasks, models)
+    changes = plan_features(platform, scope)
+    deleted = [change for change in changes if change.action == "delete"]
     if not dry_run:
+        if deleted:
+            words = [f"{c.kind} {c.name}" + (f" (used by {c.used_by})" if c.used_by else "") for c in deleted]
+            click.echo(f"This deletes, with its online values: {', '.join(words)}.", err=True)
         if deleted and not yes:
-            click.confirm(f"This deletes {', '.join(deleted)}. Go on?", abort=True, err=True)
-        changes = apply_features(platform, Progress().say)
+            click.confirm("Go on?", abort=True, err=True)
+        changes = apply_features(platform, Progress().say, scope, {(c.kind, c.name) for c in deleted})
     show(changes, output, "no changes")
 
 
 @features.command()
+@_scope_options
 @click.option("--until", type=click.DateTime(), help="Values as of this moment (UTC); default: the newest.")
 @output_option
-def materialize(until: datetime | None, output: str) -> None:
-    """Write the newest values to the online store and pack them for serving."""
+def materialize(
+    views: tuple[str, ...], tasks: tuple[str, ...], models: tuple[str, ...], until: datetime | None, output: str
+) -> None:
+    """Write the newest values, of all or some VIEWS, to the online store and pack them for serving."""
+    from recstill.recipes.feature_scope import scope_of
     from recstill.recipes.features import materialize_features
     from recstill.recipes.platform import Platform
     from recstill.recipes.progress import Progress
 
-    progress = Progress()
-    show_one(materialize_features(Platform.open(), until, progress.say), output)
+    platform = Platform.open()
+    done = materialize_features(platform, until, Progress().say, scope_of(platform, views, tasks, models))
+    failed = done.pop("failed")
+    show_one(done, output)
+    if failed:
+        reasons = "\n".join(f"  - {view}: {reason}" for view, reason in failed.items())
+        raise click.ClickException(f"{len(failed)} of the views failed and keep the values they had:\n{reasons}")
 
 
 @features.command("list")

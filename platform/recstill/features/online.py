@@ -2,98 +2,114 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import io
+import os
 import shutil
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recstill.api.errors import FeatureError
-from recstill.data.files import new_folder, write_json
+from recstill.data.files import new_folder, read_json, write_json
 from recstill.data.packed import PackedStore, open_store, write_view
 from recstill.data.snapshot import to_numpy
+from recstill.data.versions import CARD, next_name, prune
+from recstill.features.newest import EPOCH, has_data, latest_event, newest
 from recstill.features.repo import all_views
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
+    from pathlib import Path
 
-    import pyarrow as pa
-    from feast import FeatureStore, FeatureView
+    from feast import FeatureStore
 
     from recstill.data.encoders import Values
     from recstill.features.featureset import View
 
-EPOCH = datetime(1970, 1, 2, tzinfo=UTC)
-_KEEP = 3
+__all__ = ["EPOCH", "latest_event", "materialize", "newest", "online_rows"]
 
 
-def materialize(store: FeatureStore, root: Path, until: datetime, progress: Callable[[str], None]) -> PackedStore:
+def materialize(
+    store: FeatureStore,
+    root: Path,
+    until: datetime,
+    progress: Callable[[str], None],
+    names: Collection[str] | None = None,
+) -> PackedStore:
     """Bring the online store to `until` and write a packed version of it below `root`; both say the same values.
 
-    The version becomes current only when it is whole. Killed at any moment, the older version stays in place.
+    names: the views to work on, all that are there at request time if None. A view that is not worked on, that fails, or
+    whose data is not here keeps the values of the current version, with the moment that they are of; `meta["failed"]` says
+    why a view failed. The version becomes current only when it is whole. Killed at any moment, the older version stays in
+    place. Call it for one root in one process at a time.
+    Raise FeatureError if no view could be brought to `until`.
     """
-    views = []
-    for view in all_views(store):
-        if view.availability == "request":
-            source = Path(store.get_feature_view(view.name).batch_source.path)
-            if source.exists():
-                views.append(view)
-            else:
-                progress(f"{view.name}: its data set is not here yet, left out")
-    for view in views:
-        progress(view.name)
-        with contextlib.redirect_stdout(io.StringIO()):  # feast prints a line per view
-            store.materialize(EPOCH, until, feature_views=[view.name])
-    progress("packing")
-    identity = hashlib.sha256(f"{until.isoformat()} {datetime.now(UTC).isoformat()}".encode()).hexdigest()[:8]
-    version = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{identity}"
+    _check_moment(until)
+    online = [view for view in all_views(store) if view.availability == "request"]
+    chosen = [view for view in online if names is None or view.name in names]
+    here = [view for view in chosen if has_data(store, store.get_feature_view(view.name))]
+    if absent := [view.name for view in chosen if view not in here]:
+        progress(f"left out, because their data sets are not here: {', '.join(absent)}")
+    cards: dict[str, Any] = {}
+    failed: dict[str, str] = {}
+    version = next_name(root)
     with new_folder(root / version) as folder:
-        cards = {}
-        for view in views:
-            table = newest(store, view, until)
-            cards[view.name] = write_view(
-                folder, view.name, view.join_keys, {n: to_numpy(table[n]) for n in table.column_names}
-            )
-            cards[view.name]["features"] = dict(view.features)
-        write_json(folder / "online.json", {"version": version, "as_of": until.isoformat(), "views": cards})
+        for view in here:
+            progress(view.name)
+            try:
+                cards[view.name] = _bring(store, view, until, folder, progress)
+            except Exception as error:  # whatever a source or a store raises: one view does not stop the others
+                failed[view.name] = f"{type(error).__name__}: {error}" if not isinstance(error, FeatureError) else str(error)
+                progress(f"{view.name} failed: {failed[view.name]}")
+                shutil.rmtree(folder / view.name, ignore_errors=True)
+        if failed and not cards:
+            raise FeatureError("No view could be materialized:\n" + "\n".join(f"  - {n}: {w}" for n, w in failed.items()))
+        _carry_over([view for view in online if view.name not in cards], root, folder, cards, progress)
+        meta = {"version": version, "as_of": until.isoformat(), "views": cards, "failed": failed}
+        write_json(folder / CARD, meta)
     write_json(root / "current.json", {"version": version})
-    for old in sorted(path for path in root.glob("2*") if path.is_dir())[:-_KEEP]:
-        shutil.rmtree(old)
+    prune(root, root / version)
     return open_store(root / version)
 
 
-def newest(store: FeatureStore, view: View, until: datetime) -> pa.Table:
-    """Return the newest row per entity of a view as of `until`, from the offline store."""
-    definition: FeatureView = store.get_feature_view(view.name)
-    source = definition.batch_source
-    job: Any = store._get_provider().offline_store.pull_latest_from_table_or_query(
-        config=store.config,
-        data_source=source,
-        join_key_columns=list(view.join_keys),
-        feature_name_columns=list(view.features),
-        timestamp_field=source.timestamp_field,
-        created_timestamp_column=source.created_timestamp_column,
-        start_date=EPOCH,
-        end_date=until,
-    )
-    return job.to_arrow().select([*view.join_keys, *view.features])
+def _check_moment(until: datetime) -> None:
+    if until < EPOCH:
+        raise FeatureError(f"{until:%Y-%m-%d} is before {EPOCH:%Y-%m-%d}, the earliest moment that features can be of.")
+    if until > datetime.now(UTC):
+        raise FeatureError(f"{until:%Y-%m-%d %H:%M} UTC lies in the future; nobody knows the values of that moment yet.")
 
 
-def latest_event(store: FeatureStore) -> datetime:
-    """Return the newest event timestamp over the sources of all online views."""
-    import duckdb
+def _bring(store: FeatureStore, view: View, until: datetime, folder: Path, progress: Callable[[str], None]) -> dict[str, Any]:
+    """Pack a view as of `until`, write it to Feast's online store, and return its card."""
+    table = newest(store, view, until)
+    card = write_view(folder, view.name, view.join_keys, {n: to_numpy(table[n]) for n in table.column_names})
+    for remark in store.materialize(EPOCH, until, feature_views=[view.name]) or ():
+        progress(remark)
+    return card | {"features": dict(view.features), "as_of": until.isoformat()}
 
-    newest_of = []
-    for view in store.list_feature_views():
-        if view.tags.get("availability") == "request" and Path(view.batch_source.path).exists():
-            query = "select epoch(max(event_timestamp)) from read_parquet($1)"
-            found = duckdb.execute(query, [view.batch_source.path]).fetchone()
-            newest_of.append(float(found[0]) if found and found[0] is not None else 0.0)
-    if not newest_of:
-        raise FeatureError("No data set with online features is here yet. Run `recstill data fetch` and `features apply`.")
-    return datetime.fromtimestamp(max(newest_of), UTC)
+
+def _carry_over(views: list[View], root: Path, folder: Path, cards: dict[str, Any], progress: Callable[[str], None]) -> None:
+    """Take from the current version what is not made anew, where it still is what the view promises."""
+    if not (root / "current.json").is_file():
+        return
+    current = root / str(read_json(root / "current.json")["version"])
+    meta = read_json(current / CARD) if (current / CARD).is_file() else {"views": {}}
+    for view in views:
+        card = meta["views"].get(view.name)
+        if card is None:
+            continue
+        if (card.get("features"), card["join_keys"]) != (dict(view.features), list(view.join_keys)):
+            progress(f"{view.name}: its definition has changed since its values were packed, so they are not served any more")
+            continue
+        cards[view.name] = {"as_of": meta["as_of"], **card}
+        progress(f"{view.name} keeps its values as of {cards[view.name]['as_of']}")
+        shutil.copytree(current / view.name, folder / view.name, copy_function=_link)
+
+
+def _link(source: str, target: str) -> None:
+    """Share a file that never changes; copy it where the file system cannot."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def online_rows(store: FeatureStore, view: View, entities: dict[str, Values]) -> dict[str, list[Any]]:

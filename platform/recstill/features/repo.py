@@ -1,31 +1,34 @@
-"""Open the Feast repository and read its definitions."""
+"""Open the Feast repository that `feature_store.yaml` describes, and say what is applied."""
 
 from __future__ import annotations
 
 import atexit
-import importlib
 import os
-import sys
+import tempfile
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ibis
-from feast import Entity, FeatureService, FeatureStore, FeatureView, OnDemandFeatureView, StreamFeatureView
-from feast.data_source import DataSource
+import sqlalchemy
 from feast.repo_config import load_repo_config
-from feast.repo_contents import RepoContents
 
-from recstill.api.errors import FeatureError, UnknownNameError
-from recstill.features.featureset import FeatureSet, View
+from recstill.api.errors import FeatureError
+from recstill.features.definitions import definitions
+from recstill.features.offline import DuckDBOfflineStoreConfig
+from recstill.features.store import Repository
+from recstill.features.views import all_views, feature_set
+from recstill.features.yaml import check_variables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator
 
-    from feast.feast_object import FeastObject
+    from feast.repo_config import RepoConfig
 
     from recstill.settings import Settings
+
+__all__ = ["all_views", "definitions", "feature_set", "is_own", "open_repo"]
 
 # feast turns deprecation warnings on for everybody; ibis then reports its own on every query.
 warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -33,76 +36,95 @@ warnings.filterwarnings("ignore", category=DeprecationWarning)
 atexit.register(setattr, ibis.options, "default_backend", None)
 
 
-def open_repo(settings: Settings) -> FeatureStore:
-    """Open the store that `feature_store.yaml` describes."""
+def open_repo(settings: Settings, *, only_read: bool = False, with_online: bool = True) -> Repository:
+    """Open the store that `feature_store.yaml` describes; relative paths in it mean the repository, as in Feast.
+
+    only_read: make no registry where there is none yet; an empty one stands in. with_online: leave the online store out when
+    only the registry is compared: Feast makes an empty file for SQLite as soon as it looks.
+    Raise FeatureError for a configuration that cannot be used, naming its key.
+    """
+    config = _config(settings)
+    if not with_online:
+        config.online_config = None
+    if config.offline_store.type == "duckdb":
+        config.offline_config = DuckDBOfflineStoreConfig(**config.offline_store.model_dump())
+        config._offline_store = None
+    store = Repository(repo_path=str(settings.feature_repo), config=config)
+    where = f"{yaml_of(settings)}: "
+    with _said(f"{where}registry"):
+        if only_read and not _has_registry(config, settings.feature_repo):
+            config.registry.registry_type, config.registry.path = "file", str(Path(tempfile.mkdtemp()) / "registry.db")
+        store._registry = store._create_registry()
+    with _said(f"{where}offline_store"):
+        assert store.provider.offline_store is not None
+    with _said(f"{where}online_store"):
+        assert store.provider.online_store is not None or not with_online
+    return store
+
+
+def yaml_of(settings: Settings) -> Path:
+    """Return the file that describes the repository. Raise FeatureError where there is none."""
+    path = settings.feature_repo / "feature_store.yaml"
+    if not path.is_file():
+        raise FeatureError(f"{settings.feature_repo} has no feature_store.yaml. Set RECSTILL_FEATURE_REPO.")
+    return path
+
+
+def is_own(settings: Settings) -> bool:
+    """Say whether registry and online store are those that recstill made: files in the `feast` folder of its home."""
+    config = _config(settings)
+    online = config.online_store
+    paths = [_file(config.registry.path), _file(online.path) if online is not None and online.type == "sqlite" else None]
+    own = settings.home / "feast"
+    return all(path is not None and (settings.feature_repo / path).resolve().is_relative_to(own) for path in paths)
+
+
+def _config(settings: Settings) -> RepoConfig:
     settings.folder("feast")
     os.environ["RECSTILL_HOME"] = str(settings.home)
-    yaml = settings.feature_repo / "feature_store.yaml"
-    if not yaml.is_file():
-        raise FeatureError(f"{settings.feature_repo} has no feature_store.yaml. Set RECSTILL_FEATURE_REPO.")
-    return FeatureStore(config=load_repo_config(settings.feature_repo, yaml))
+    yaml = yaml_of(settings)
+    check_variables(yaml)
+    with _said(str(yaml)):
+        config = load_repo_config(settings.feature_repo, yaml)
+        assert config.registry is not None
+    with _said(f"{yaml}: offline_store"):
+        assert config.offline_store is not None
+    with _said(f"{yaml}: online_store"):
+        assert config.online_store is not None or config.online_config is None
+    return config
 
 
-def definitions(settings: Settings, extra: Sequence[FeastObject] = ()) -> RepoContents:
-    """Import the repository's modules afresh and collect their Feast objects, with those that plugins offer."""
-    os.environ["RECSTILL_HOME"] = str(settings.home)
-    objects: list[Any] = list(extra)
-    with _importable(settings.feature_repo):
-        for path in sorted(settings.feature_repo.glob("*.py")):
-            try:
-                module = importlib.import_module(path.stem)
-            except Exception as error:
-                raise FeatureError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
-            objects += vars(module).values()
-    kinds = {
-        "entities": Entity,
-        "feature_services": FeatureService,
-        "stream_feature_views": StreamFeatureView,
-        "on_demand_feature_views": OnDemandFeatureView,
-        "data_sources": DataSource,
-    }
-    found = {name: _distinct(objects, kind) for name, kind in kinds.items()}
-    views = [view for view in _distinct(objects, FeatureView) if not isinstance(view, StreamFeatureView)]
-    found["data_sources"] = list({s.name: s for s in [*found["data_sources"], *(v.batch_source for v in views)]}.values())
-    return RepoContents(feature_views=views, permissions=[], projects=[], label_views=[], **found)
+def _has_registry(config: RepoConfig, repo: Path) -> bool:
+    path = config.registry.path
+    file = _file(path)
+    if file is not None:
+        return (repo / file).is_file()
+    if config.registry.registry_type != "sql":
+        return True  # a bucket or a server: Feast reads it, or says that it cannot
+    engine = sqlalchemy.create_engine(path)
+    try:
+        return sqlalchemy.inspect(engine).has_table("feature_views")
+    finally:
+        engine.dispose()
 
 
-def feature_set(store: FeatureStore, service: str) -> FeatureSet:
-    """Describe an applied feature service."""
-    known = {found.name: found for found in store.list_feature_services()}
-    if service not in known:
-        raise UnknownNameError("feature service", service, known, "Define it in feature_repo/ and `recstill features apply`.")
-    views = []
-    for projection in known[service].feature_view_projections:
-        views.append(_view(store.get_feature_view(projection.name), {f.name: str(f.dtype) for f in projection.features}, store))
-    return FeatureSet(service, tuple(views))
-
-
-def all_views(store: FeatureStore) -> list[View]:
-    """Describe every applied view."""
-    return [_view(v, {f.name: str(f.dtype) for f in v.features}, store) for v in store.list_feature_views()]
-
-
-def _view(view: FeatureView, features: dict[str, str], store: FeatureStore) -> View:
-    keys = tuple(store.get_entity(name).join_key for name in view.entities)
-    tags = dict(view.tags)
-    return View(view.name, keys, features, tags.get("availability", "request"), view.owner, tags.get("freshness", ""))
-
-
-def _distinct(objects: Sequence[Any], kind: type[Any]) -> list[Any]:
-    return list({thing.name: thing for thing in objects if isinstance(thing, kind)}.values())
+def _file(path: str) -> Path | None:
+    """Return the local file that a registry or an online store of this address is; None if it is not a file."""
+    plain = path.removeprefix("sqlite:///").removeprefix("file://")
+    return None if "://" in plain else Path(plain)
 
 
 @contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """Put the repository on the path, and forget its modules afterwards: the next home must not see this one's paths."""
-    names = {path.stem for path in folder.glob("*.py")}
-    for name in names:
-        sys.modules.pop(name, None)
-    sys.path.insert(0, str(folder))
+def _said(where: str) -> Iterator[None]:
+    """Turn whatever Feast raises about its configuration into one sentence that names the place."""
     try:
         yield
-    finally:
-        sys.path.remove(str(folder))
-        for name in names:
-            sys.modules.pop(name, None)
+    except FeatureError:
+        raise
+    except Exception as error:
+        raise FeatureError(f"{where}: {type(error).__name__}: {_first_lines(error)}") from error
+
+
+def _first_lines(error: Exception) -> Any:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:3]) or "no further word"

@@ -15,7 +15,7 @@ from recstill.data.files import read_json
 from recstill.data.snapshot import Snapshot, open_snapshot, write_snapshot
 from recstill.features.featureset import FeatureSet
 from recstill.recipes.config import MixedConfig
-from recstill.recipes.features import apply_features, build_sources, open_store
+from recstill.recipes.features import build_sources, ensure_features, open_store
 from recstill.recipes.mixing import with_mixed
 from recstill.recipes.reviews import reviews_digest, with_reviews
 from recstill.registry.runs import list_snapshots, record_snapshot
@@ -61,7 +61,7 @@ def make_snapshot(
     raw = open_raw(dataset, platform.settings.cache)
     build_sources(platform, dataset)
     if service != NO_SERVICE:
-        apply_features(platform, say)
+        ensure_features(platform, say)
     features = feature_set_of(platform, service)
     say("building rows")
     rows = _rows(task, raw, chosen, dataset)

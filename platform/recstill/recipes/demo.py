@@ -10,7 +10,7 @@ import yaml
 
 from recstill.api.errors import GateError
 from recstill.data.fetch import fetch
-from recstill.recipes.features import apply_features, materialize_features
+from recstill.recipes.features import check_own_store, ensure_features, materialize_features
 from recstill.recipes.packaging import package
 from recstill.recipes.release import promote
 from recstill.recipes.run import run_recipe
@@ -42,6 +42,7 @@ def run_demo(platform: Platform, task_name: str, overrides: list[str], progress:
 
     task_name: a task, or the use case that one demonstrates.
     """
+    check_own_store(platform, "The demo")
     tasks = platform.catalog("tasks")
     if task_name not in tasks:
         task_name = next((name for name in tasks if tasks[name].spec.case == task_name), task_name)
@@ -50,7 +51,7 @@ def run_demo(platform: Platform, task_name: str, overrides: list[str], progress:
         with progress.stage(f"fetching {dataset.name}: {dataset.description}"):
             fetch(dataset, platform.settings.cache, progress=progress.download)
     with progress.stage("applying feature definitions"):
-        apply_features(platform, progress.say)
+        ensure_features(platform, progress.say)
     result = run_recipe(platform, task.spec.default_recipe, overrides, progress)
     with progress.stage("materializing features"):
         materialize_features(platform, None, lambda view: progress.say(f"  {view}"))

@@ -9,22 +9,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
-from sqlmodel import select
 
 from recstill.api.errors import FeatureError, UnknownNameError
 from recstill.data.fetch import open_raw, raw_folder
 from recstill.data.files import read_json, write_json
-from recstill.registry.models import FeatureSetRow, VersionRow
+from recstill.recipes.feature_scope import Scope, named, users_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from feast import FeatureStore
+    from feast.repo_contents import RepoContents
 
     from recstill.api.task import Dataset
     from recstill.features.apply import Change
     from recstill.features.verify import ViewCheck
     from recstill.recipes.platform import Platform
+
+ALL = Scope()
 
 
 def build_sources(platform: Platform, dataset: Dataset) -> bool:
@@ -44,60 +46,137 @@ def build_sources(platform: Platform, dataset: Dataset) -> bool:
 
 
 def open_store(platform: Platform) -> FeatureStore:
-    """Open the Feast store of this installation."""
+    """Open the Feast store of this installation to read it; nothing is made where nothing is applied yet."""
     from recstill.features.repo import open_repo
 
-    return open_repo(platform.settings)
+    return open_repo(platform.settings, only_read=True)
 
 
-def _contents(platform: Platform) -> Any:
-    from recstill.features.repo import definitions
-
-    extra = platform.plugins.feature_definitions()
-    return definitions(platform.settings, extra)
-
-
-def plan_features(platform: Platform) -> list[Change]:
-    """Return what `apply_features` would change."""
+def plan_features(platform: Platform, scope: Scope = ALL) -> list[Change]:
+    """Return what `apply_features` would change, with the versions that use it. Nothing is written."""
     from recstill.features.apply import plan
+    from recstill.features.repo import open_repo
 
-    return plan(open_store(platform), _contents(platform))
+    store = open_repo(platform.settings, only_read=True, with_online=False)
+    return named(platform, plan(store, _contents(platform, scope), partial=scope != ALL))
 
 
-def apply_features(platform: Platform, say: Callable[[str], None]) -> list[Change]:
-    """Build missing sources, apply the definitions, and return what changed."""
-    from recstill.features.apply import apply
+def apply_features(
+    platform: Platform,
+    say: Callable[[str], None],
+    scope: Scope = ALL,
+    delete: Collection[tuple[str, str]] | None = None,
+) -> list[Change]:
+    """Build missing sources, apply the definitions, and return what changed.
+
+    delete: kind and name of what may be deleted, of what recstill once created; all of that which is not defined if None.
+    """
+    from recstill.features.apply import apply, left_alone
+    from recstill.features.repo import open_repo
 
     with _alone(platform, "features"):
-        for name, dataset in platform.catalog("datasets").items():
-            if raw_folder(dataset, platform.settings.cache).is_dir() and build_sources(platform, dataset):
-                say(f"built the feature sources of {name}")
-        changes = apply(open_store(platform), _contents(platform))
-    with platform.registry.transaction() as session:
-        if changes:
-            details = {"changes": [f"{c.action} {c.kind} {c.name}" for c in changes]}
-            platform.registry.audit(session, "features.apply", "features", **details)
+        _build_all(platform, scope, say)
+        contents = _contents(platform, scope)
+        store = open_repo(platform.settings)
+        changes = named(platform, apply(store, contents, delete, partial=scope != ALL))
+        if scope == ALL and (alone := left_alone(store, contents)):
+            say(f"not defined here and left alone, because recstill did not make it: {', '.join(alone)}")
+    _audit(platform, changes)
     return changes
 
 
-def materialize_features(platform: Platform, until: datetime | None, say: Callable[[str], None]) -> dict[str, Any]:
-    """Write the values as of `until` (default: the newest there are) to the online store and the packed arrays."""
+def ensure_features(platform: Platform, say: Callable[[str], None]) -> None:
+    """Have the definitions applied before a run: created and updated in recstill's own registry, never deleted.
+
+    A registry or an online store that recstill did not make is only read; `recstill features apply` is the way to change it.
+    """
+    from recstill.features.repo import is_own
+
+    if is_own(platform.settings):
+        apply_features(platform, say, delete=())
+
+
+def check_own_store(platform: Platform, who: str) -> None:
+    """Raise FeatureError before work that writes features, where registry or online store are not recstill's own."""
+    from recstill.features.repo import is_own
+
+    if not is_own(platform.settings):
+        raise FeatureError(
+            f"{who} applies and materializes features, and {platform.settings.feature_repo} names a registry or an online "
+            f"store that recstill did not make. Unset RECSTILL_FEATURE_REPO, or use `recstill features`."
+        )
+
+
+def _build_all(platform: Platform, scope: Scope, say: Callable[[str], None]) -> None:
+    absent = []
+    for name, dataset in platform.catalog("datasets").items():
+        if scope.datasets is not None and name not in scope.datasets:
+            continue
+        if not raw_folder(dataset, platform.settings.cache).is_dir():
+            absent.append(name)
+        elif build_sources(platform, dataset):
+            say(f"built the feature sources of {name}")
+    if absent and scope.datasets is not None:
+        say(f"not here yet, so without sources: {', '.join(absent)}. Get them: `recstill data fetch NAME`")
+
+
+def _contents(platform: Platform, scope: Scope = ALL) -> RepoContents:
+    from recstill.features.definitions import definitions, only
+
+    contents = definitions(platform.settings, platform.plugins.feature_definitions())
+    return contents if scope.views is None else only(contents, scope.views)
+
+
+def _audit(platform: Platform, changes: Sequence[Change]) -> None:
+    if not changes:
+        return
+    told = [f"{c.action} {c.kind} {c.name}" + (f" (used by {c.used_by})" if c.used_by else "") for c in changes]
+    with platform.registry.transaction() as session:
+        platform.registry.audit(session, "features.apply", "features", changes=told)
+
+
+def materialize_features(
+    platform: Platform, until: datetime | None, say: Callable[[str], None], scope: Scope = ALL
+) -> dict[str, Any]:
+    """Write the values as of `until` (default: the newest there are) to the online store and the packed arrays.
+
+    A view that fails keeps the values of before; `failed` says why.
+    """
     from recstill.features.online import latest_event, materialize
 
     if until is not None and until.tzinfo is None:
         until = until.replace(tzinfo=UTC)
     store = open_store(platform)
-    if not store.list_feature_views():
+    applied = [view.name for view in store.list_feature_views()]
+    if not applied:
         raise FeatureError("No feature views are applied. Run `recstill features apply` first.")
+    if strange := sorted((scope.views or frozenset()) - set(applied)):
+        raise UnknownNameError("feature view", strange[0], applied, "Is it applied? `recstill features apply`.")
+    _check_place(platform, store)
     with _alone(platform, "materialize"):
-        packed = materialize(store, platform.settings.folder("online"), until or latest_event(store), say)
+        moment = until or latest_event(store, scope.views)
+        packed = materialize(store, platform.settings.folder("online"), moment, say, scope.views)
     with platform.registry.transaction() as session:
         platform.registry.audit(session, "features.materialize", "features", version=packed.version, as_of=packed.meta["as_of"])
     return {
         "version": packed.version,
         "as_of": packed.meta["as_of"],
         "views": {n: len(v.keys) for n, v in packed.views.items()},
+        "failed": dict(packed.meta["failed"]),
     }
+
+
+def _check_place(platform: Platform, store: FeatureStore) -> None:
+    """Raise FeatureError if the registry was copied with its home: it still names the files of the home it came from."""
+    from recstill.features.apply import elsewhere
+    from recstill.features.repo import is_own
+
+    if is_own(platform.settings) and (moved := elsewhere(store, _contents(platform))):
+        view, place = next(iter(moved.items()))
+        raise FeatureError(
+            f"The applied source of {view!r} is {place}, which is not where it is defined now; was this home copied or moved? "
+            f"Run `recstill features apply` first."
+        )
 
 
 def verify_features(platform: Platform, num_rows: int) -> list[ViewCheck]:
@@ -124,7 +203,7 @@ def list_features(platform: Platform, name: str | None = None) -> list[FeatureRo
     """Return every feature with its type, view, owner, availability, freshness and the model versions that use it."""
     from recstill.features.repo import all_views
 
-    users = _users(platform)
+    users = users_of(platform)
     rows = [
         FeatureRow(feature, kind, view.name, view.owner, view.availability, _freshness(platform, view.name, view.freshness),
                    ", ".join(users.get((view.name, feature), [])))
@@ -145,19 +224,6 @@ def _freshness(platform: Platform, view: str, declared: str) -> str:
         return f"{declared}; not online"
     meta = read_json(current.parent / str(read_json(current)["version"]) / "online.json")
     return f"{declared}; as of {meta['as_of'][:10]}" if view in meta["views"] else declared
-
-
-def _users(platform: Platform) -> dict[tuple[str, str], list[str]]:
-    users: dict[tuple[str, str], list[str]] = {}
-    with platform.registry.transaction() as session:
-        pairs: Sequence[Any] = session.exec(
-            select(VersionRow, FeatureSetRow).where(VersionRow.feature_set_id == FeatureSetRow.id)
-        ).all()
-        for version, feature_set in pairs:
-            for view in feature_set.content["views"]:
-                for feature in view["features"]:
-                    users.setdefault((view["name"], feature), []).append(f"{version.model_name}:{version.number}")
-    return users
 
 
 @contextmanager

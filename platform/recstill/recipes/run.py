@@ -19,7 +19,7 @@ from recstill.features.featureset import FeatureSet
 from recstill.recipes.advising import advice
 from recstill.recipes.config import Recipe
 from recstill.recipes.data import NO_SERVICE, feature_set_of, snapshot_for
-from recstill.recipes.features import apply_features
+from recstill.recipes.features import ensure_features
 from recstill.recipes.loading import load_recipe
 from recstill.recipes.mixing import MIXED
 from recstill.recipes.planning import PlannedStage, check_plan, plan
@@ -195,7 +195,7 @@ def resume_run(platform: Platform, run_id: str, progress: Progress | None = None
 def _feature_sets(platform: Platform, task: Task, recipe: Recipe, progress: Progress) -> dict[str, FeatureSet]:
     services = {role: part.features for role, part in recipe.all_teachers.items()} | {"student": recipe.student.features}
     if set(services.values()) != {NO_SERVICE}:
-        apply_features(platform, progress.say)
+        ensure_features(platform, progress.say)
     found = {role: feature_set_of(platform, service) for role, service in services.items()}
     if found["student"].privileged:
         raise FeatureError(

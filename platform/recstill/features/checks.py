@@ -1,0 +1,74 @@
+"""What of a repository recstill cannot serve, found before anything is applied."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from feast.types import Bool, Float32, Float64, Int32, Int64, String
+from feast.value_type import ValueType
+
+from recstill.api.errors import FeatureError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from feast import FeatureView
+    from feast.repo_contents import RepoContents
+
+# What the packed arrays hold without losing anything.
+_TYPES = (Bool, Int32, Int64, Float32, Float64, String)
+_KEYS = (ValueType.UNKNOWN, ValueType.INT32, ValueType.INT64, ValueType.STRING)
+
+
+def check_definitions(contents: RepoContents) -> None:
+    """Raise FeatureError with all problems at once: tags, types, names."""
+    seen: dict[str, str] = {}
+    problems: list[str] = []
+    for view in contents.feature_views:
+        problems += _problems(view)
+        for field in view.features:
+            if field.name in seen:
+                problems.append(f"feature {field.name!r} is in both {seen[field.name]!r} and {view.name!r}")
+            seen[field.name] = view.name
+    for entity in contents.entities:
+        if entity.value_type not in _KEYS:
+            problems.append(
+                f"entity {entity.name!r} has keys of type {entity.value_type.name}: an id is an integer or a string; cast it "
+                f"in the source"
+            )
+    if problems:
+        raise FeatureError("The feature definitions have problems:\n" + "\n".join(f"  - {p}" for p in problems))
+
+
+def _problems(view: FeatureView) -> Iterator[str]:
+    availability = view.tags.get("availability")
+    if availability not in ("request", "training"):
+        yield f"view {view.name!r} needs the tag availability: request or training"
+    if availability == "training" and view.online:
+        yield f"view {view.name!r} is for training only: set online=False"
+    if availability == "request" and not view.online:
+        yield f"view {view.name!r} is for requests: leave online=False out"
+    if availability == "training":
+        return
+    if not view.entities or [column.name for column in view.entity_columns] == ["__dummy_id"]:
+        yield (
+            f"view {view.name!r} has no entity, so a request cannot look it up: give it an entity, or send its values "
+            f"as context of the request"
+        )
+    known = ", ".join(str(kind) for kind in _TYPES)
+    for field in view.features:
+        if field.dtype not in _TYPES:
+            yield (
+                f"view {view.name!r}, feature {field.name!r}: type {field.dtype} cannot be served; use one of {known} "
+                f"({_way_out(str(field.dtype))}), or tag the view availability: training"
+            )
+
+
+def _way_out(kind: str) -> str:
+    if kind == "UnixTimestamp":
+        return "for example the seconds or days since a fixed date, as Float64"
+    if kind.startswith(("Array", "Set")):
+        return "one feature per element, or a summary such as a mean or the newest"
+    if "ytes" in kind:
+        return "text, for example in hex, as String"
+    return "one feature per value"
