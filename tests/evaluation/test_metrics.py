@@ -7,15 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from recstill.evaluation.metrics import (
-    auc,
-    calibration,
-    expected_calibration_error,
-    group_auc,
-    group_ids,
-    ndcg,
-    normalised_entropy,
-)
+from recstill.evaluation.metrics import calibration, expected_calibration_error, group_ids, normalised_entropy
+from recstill.evaluation.ranking import auc, group_auc, ndcg
 from recstill.evaluation.transfer import transfer_efficiency
 
 Y = np.array([1, 0, 1, 0, 0, 1, 0, 1], np.float32)
@@ -76,3 +69,40 @@ def test_the_verdict_follows_from_the_paired_interval(alone: list[float], distil
 def test_transfer_efficiency_is_the_share_of_the_gap() -> None:
     assert transfer_efficiency(0.8, [0.7, 0.7], [0.75, 0.75]).efficiency == pytest.approx(0.5)
     assert math.isnan(transfer_efficiency(0.6, [0.7, 0.7], [0.75, 0.75]).efficiency)
+
+
+@pytest.mark.parametrize(
+    ("alone", "distilled", "seeds"),
+    [
+        ([0.66, 0.66], [0.6601, 0.6601], (0, 0)),
+        ([0.66, 0.66], [0.6601, 0.6601], ()),
+        ([0.66, 0.66], [0.6601, 0.6601], (0, 1)),
+        ([0.66, 0.67, 0.68], [0.70, 0.71, 0.72], (4, 4, 4)),
+    ],
+)
+def test_a_verdict_needs_two_different_seeds(alone: list[float], distilled: list[float], seeds: tuple[int, ...]) -> None:
+    found = transfer_efficiency(0.8, alone, distilled, seeds)
+    assert found.verdict == "inconclusive (the seeds are the same, or gave the same results)"
+    assert found.interval is None
+
+
+def test_a_seed_that_ran_twice_counts_once() -> None:
+    twice = transfer_efficiency(0.8, [0.66, 0.66, 0.67], [0.70, 0.70, 0.70], (0, 0, 1))
+    once = transfer_efficiency(0.8, [0.66, 0.67], [0.70, 0.70], (0, 1))
+    assert twice == once
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, "no group has both"])
+def test_the_verdict_on_an_undefined_metric_is_undefined(wrong: float | str) -> None:
+    found = transfer_efficiency(0.8, [0.7, 0.71], [0.75, wrong], (0, 1))
+    assert found.verdict.startswith("undefined: ")
+    values = found.as_metrics(2)
+    assert all(isinstance(value, str) for value, _, _ in values.values())
+    teacher = transfer_efficiency(wrong, [0.7, 0.71], [0.75, 0.76], (0, 1))
+    assert teacher.verdict == "gain"
+    assert isinstance(teacher.as_metrics(2)["efficiency"][0], str)
+
+
+def test_the_efficiency_says_why_there_is_none() -> None:
+    found = transfer_efficiency(0.6, [0.7, 0.71], [0.75, 0.76], (0, 1)).as_metrics(2)
+    assert "not better than the student alone" in found["efficiency"][0]

@@ -16,6 +16,7 @@ import torch
 from click.testing import CliRunner
 
 from recstill.cli import cli
+from recstill.data.bundle import open_bundle
 from recstill.data.fetch import fetch
 from recstill.recipes.platform import Platform
 from recstill.recipes.run import plan_recipe, run_recipe
@@ -236,3 +237,20 @@ def test_openapi_of_every_bundled_task(clicks: Clicks) -> None:
 
 def test_help_of_every_command() -> None:
     agree("help.txt", "\n".join(help_of(cli, [])))
+
+
+def test_the_report_speaks_of_the_student_that_is_registered(ads: Ads) -> None:
+    finished, _ = ads
+    table = finished.result.metrics
+    with finished.platform.registry.transaction() as session:
+        version = find_version(session, finished.result.student)
+    page = finished.result.report.read_text()
+    assert version.num_parameters == table["student quantised"]["training.parameters"][0]
+    assert version.num_parameters <= table["student pruned"]["training.parameters"][0]
+    assert f"<td>{version.num_parameters:,}</td>" in page
+    gain = table["student quantised"]["purchase.auc"][0] - table["student alone"]["purchase.auc"][0]
+    assert f"gain {gain:+.4f} purchase.auc" in page
+    assert "student quantised" in re.findall(r"<svg.*?</svg>", page, re.DOTALL)[-1]
+    manifest = open_bundle(finished.platform.artifacts.get(version.artifact))
+    assert manifest.num_parameters == version.num_parameters
+    assert version.baselines.keys() == {"popularity"}

@@ -13,7 +13,7 @@ def demo(task: str, overrides: tuple[str, ...]) -> None:
     import json
     import resource
 
-    from recstill.cli.output import show
+    from recstill.cli.output import show, spread_text
     from recstill.recipes.demo import run_demo
     from recstill.recipes.platform import Platform
     from recstill.recipes.progress import Progress
@@ -25,8 +25,7 @@ def demo(task: str, overrides: tuple[str, ...]) -> None:
     for subject, values in result.run.metrics.items():
         row = {"": subject}
         for name in result.metrics:
-            mean, spread, seeds = values.get(name, (float("nan"), 0.0, 1))
-            row[name.split(".", 1)[1]] = f"{mean:.4f}" + (f" ± {spread:.4f}" if seeds > 1 else "")
+            row[name.split(".", 1)[1]] = spread_text(*values[name]) if name in values else ""
         rows.append(row)
     show(rows, "table")
     click.echo(

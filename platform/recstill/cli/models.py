@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from recstill.cli.output import output_option, show, show_one
+from recstill.cli.output import metric_cell, output_option, show, show_one
 
 
 @click.group()
@@ -60,7 +60,8 @@ def show_(version: str, output: str) -> None:
             "bytes": row.size_bytes,
             "parameters": row.num_parameters,
             "features": f"{features.service} ({features.fingerprint})",
-            "metrics": dict(sorted(row.metrics.items())),
+            "metrics": {name: metric_cell(value, output) for name, value in sorted(row.measured.items())},
+            **({"undefined": row.undefined} if row.undefined or output == "json" else {}),
         },
         output,
     )
@@ -76,10 +77,13 @@ def compare(versions: tuple[str, ...], output: str) -> None:
 
     platform = Platform.open()
     with platform.registry.transaction() as session:
-        found = {f"{v.model_name}:{v.number}": v.metrics for v in (find_version(session, name) for name in versions)}
+        found = {f"{v.model_name}:{v.number}": v.measured for v in (find_version(session, name) for name in versions)}
     names = sorted({name for metrics in found.values() for name in metrics})
     show(
-        [{"metric": name, **{version: metrics.get(name) for version, metrics in found.items()}} for name in names],
+        [
+            {"metric": name, **{version: metric_cell(metrics.get(name), output) for version, metrics in found.items()}}
+            for name in names
+        ],
         output,
     )
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from recstill.api.measured import Measured
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,6 +51,27 @@ def show_one(value: Mapping[str, Any] | Any, output: str) -> None:
             click.echo(f"{name}:")
             for key, inner in nested:
                 click.echo(f"  {key}: {_cell(inner)}")
+
+
+def metric_cell(value: Measured | None, output: str) -> float | str | None:
+    """A metric in a table of several: one without a value is null in JSON, and says so in a table."""
+    if isinstance(value, str):
+        return None if output == "json" else "undefined"
+    return value
+
+
+def spread_text(mean: Measured, spread: float, seeds: int) -> str:
+    """A mean over seeds as people read it, or why there is none."""
+    if isinstance(mean, str):
+        return f"undefined: {mean}"
+    return f"{mean:.4f}" + (f" ± {spread:.4f}" if seeds > 1 else "")
+
+
+def spread_json(mean: Measured, spread: float, seeds: int) -> dict[str, Any]:
+    """A mean over seeds as programs read it: null with the reason where it is undefined."""
+    if isinstance(mean, str):
+        return {"value": None, "reason": mean, "seeds": seeds}
+    return {"value": mean, "spread": spread, "seeds": seeds}
 
 
 def _cell(value: Any) -> str:

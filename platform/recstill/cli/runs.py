@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from recstill.cli.output import output_option, show, show_one
+from recstill.cli.output import metric_cell, output_option, show, show_one, spread_json, spread_text
 
 
 @click.group()
@@ -48,10 +48,8 @@ def show_(run_id: str, output: str) -> None:
         "report": row.report,
     }
     for subject, values in metrics.items():
-        found[subject] = {
-            name: f"{mean:.4f}" + (f" ± {spread:.4f}" if seeds > 1 else "")
-            for name, (mean, spread, seeds) in sorted(values.items())
-        }
+        form = spread_json if output == "json" else spread_text
+        found[subject] = {name: form(*value) for name, value in sorted(values.items())}
     show_one(found, output)
 
 
@@ -72,7 +70,7 @@ def compare(run_ids: tuple[str, ...], metrics: tuple[str, ...], output: str) -> 
         {
             "subject": subject,
             "metric": name,
-            **{run: table.get(subject, {}).get(name, (None,))[0] for run, table in found.items()},
+            **{run: metric_cell(table.get(subject, {}).get(name, (None,))[0], output) for run, table in found.items()},
         }
         for subject, name in keys
         if not metrics or name in metrics

@@ -291,3 +291,8 @@ def load_portable_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
                 start += config.num_embeddings
             remaining.update({name: v for name, v in model.state_dict().items() if name.startswith(f"{prefix}.collection.")})
     model.load_state_dict(remaining)
+
+
+def num_parameters(state: Mapping[str, Tensor]) -> int:
+    """Count the weights of a portable state; the scales of eight-bit tables say how to read them, and are none."""
+    return sum(value.numel() for name, value in state.items() if not name.endswith(".embedding.scale"))

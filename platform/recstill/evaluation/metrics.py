@@ -1,4 +1,4 @@
-"""Ranking and calibration metrics, as pure functions of numpy arrays."""
+"""Metrics of probabilities and amounts, as pure functions of numpy arrays, and all metrics of a label."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+
+from recstill.api.measured import Undefined
+from recstill.evaluation.ranking import auc, group_auc, ndcg, reciprocal_rank, spearman, why_undefined
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,103 +19,71 @@ Floats = NDArray[np.floating]
 _EPS = 1e-7
 
 
-def auc(labels: Floats, scores: Floats) -> float:
-    """Area under the ROC curve, ties counted half (Mann-Whitney); labels > 0 are positive. NaN for a single class."""
-    positive = labels > 0
-    num_positive, num_negative = int(positive.sum()), int((~positive).sum())
-    if not num_positive or not num_negative:
-        return float("nan")
-    ranks = rankdata(scores)
-    return float((ranks[positive].sum() - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative))
-
-
-def group_auc(labels: Floats, scores: Floats, groups: NDArray[np.int64]) -> float:
-    """Mean AUC over groups with both classes, each weighted by its number of rows (GAUC, Zhou et al., 2018)."""
-    order = np.lexsort((scores, groups))
-    group, score, positive = groups[order], scores[order], labels[order] > 0
-    starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
-    sizes = np.diff(np.r_[starts, len(group)])
-    # Mean rank within the group: positions of equal scores share their average.
-    run = np.flatnonzero(np.r_[True, (group[1:] != group[:-1]) | (score[1:] != score[:-1])])
-    lengths = np.diff(np.r_[run, len(group)])
-    rank = np.repeat(run + (lengths - 1) / 2, lengths) - np.repeat(starts, sizes) + 1
-    positives = np.add.reduceat(positive.astype(float), starts)
-    rank_sum = np.add.reduceat(np.where(positive, rank, 0.0), starts)
-    mixed = (positives > 0) & (positives < sizes)
-    if not mixed.any():
-        return float("nan")
-    p, n = positives[mixed], (sizes - positives)[mixed]
-    return float(np.average((rank_sum[mixed] - p * (p + 1) / 2) / (p * n), weights=sizes[mixed]))
-
-
-def ndcg(labels: Floats, scores: Floats, groups: NDArray[np.int64], k: int = 10) -> float:
-    """Mean NDCG@k over groups with a positive label; gain is the label, discount log2 (Järvelin & Kekäläinen, 2002)."""
-    found = _discounted(labels, scores, groups, k)
-    ideal = _discounted(labels, labels, groups, k)
-    return float(np.mean(found[ideal > 0] / ideal[ideal > 0])) if (ideal > 0).any() else float("nan")
-
-
-def _discounted(labels: Floats, by: Floats, groups: NDArray[np.int64], k: int) -> Floats:
-    order = np.lexsort((-by, groups))
-    group = groups[order]
-    starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
-    place = np.arange(len(group)) - np.repeat(starts, np.diff(np.r_[starts, len(group)]))
-    gain = np.where(place < k, labels[order] / np.log2(place + 2), 0.0)
-    return np.add.reduceat(gain, starts)
-
-
-def spearman(labels: Floats, scores: Floats) -> float:
-    """Correlation of the ranks, ties averaged (Spearman, 1904). NaN where either side is constant."""
-    ranks = np.stack([rankdata(labels), rankdata(scores)])
-    return float(np.corrcoef(ranks)[0, 1]) if (ranks.std(1) > 0).all() else float("nan")
-
-
-def reciprocal_rank(labels: Floats, scores: Floats, groups: NDArray[np.int64]) -> float:
-    """Mean over groups of 1 / the rank of the first row with the group's best label (MRR); groups of one grade are left out."""
-    order = np.lexsort((-scores, groups))
-    group, label = groups[order], labels[order]
-    starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
-    sizes = np.diff(np.r_[starts, len(group)])
-    best, worst = np.maximum.reduceat(label, starts), np.minimum.reduceat(label, starts)
-    place = np.arange(len(group)) - np.repeat(starts, sizes)
-    hit = np.where(label == np.repeat(best, sizes), place, len(group))
-    ranks = np.minimum.reduceat(hit, starts)[best > worst] + 1.0
-    return float(np.mean(1 / ranks)) if len(ranks) else float("nan")
-
-
 def log_loss(labels: Floats, probabilities: Floats) -> float:
     """Mean binary cross-entropy in nats."""
+    if reason := why_undefined(labels, probabilities):
+        return Undefined(reason)
+    if labels.min() < 0 or labels.max() > 1:
+        return Undefined("a label lies outside of 0 to 1")
     p = np.clip(probabilities.astype(np.float64), _EPS, 1 - _EPS)
     return float(-np.mean(labels * np.log(p) + (1 - labels) * np.log(1 - p)))
 
 
 def normalised_entropy(labels: Floats, probabilities: Floats) -> float:
     """Log loss over the entropy of the base rate (He et al., 2014): below 1 is better than a constant."""
+    loss = log_loss(labels, probabilities)
+    if isinstance(loss, Undefined):
+        return loss
     base = float(np.mean(labels))
     if base in (0.0, 1.0):
-        return float("nan")
-    return log_loss(labels, probabilities) / -(base * np.log(base) + (1 - base) * np.log(1 - base))
+        return Undefined(f"all {len(labels):,} labels are {base:g}, so their entropy is 0")
+    return loss / -(base * np.log(base) + (1 - base) * np.log(1 - base))
 
 
 def calibration(labels: Floats, predictions: Floats) -> float:
     """sum(p) / sum(y): 1 when the predictions are right on average."""
+    if reason := why_undefined(labels, predictions):
+        return Undefined(reason)
     total = float(np.sum(labels, dtype=np.float64))
-    return float(np.sum(predictions, dtype=np.float64) / total) if total else float("nan")
+    return float(np.sum(predictions, dtype=np.float64) / total) if total else Undefined("the labels add up to 0")
 
 
 def calibration_curve(labels: Floats, predictions: Floats, bins: int = 20) -> tuple[Floats, Floats, NDArray[np.int64]]:
-    """Mean prediction, mean label and size of bins with equally many rows."""
+    """Mean prediction, mean label and size of bins with equally many rows, all of them finite. Rows of one prediction count
+    with their mean label, so that it does not matter which of them falls into which bin."""
     order = np.argsort(predictions, kind="stable")
-    parts = [part for part in np.array_split(order, bins) if len(part)]
-    sizes = np.array([len(part) for part in parts])
-    means = np.array([predictions[part].mean(dtype=np.float64) for part in parts])
-    return means, np.array([labels[part].mean(dtype=np.float64) for part in parts]), sizes
+    predicted, label = predictions[order], labels[order].astype(np.float64)
+    ties = np.flatnonzero(np.r_[True, predicted[1:] != predicted[:-1]])
+    if 0 < len(ties) < len(order):
+        sizes = np.diff(np.r_[ties, len(order)])
+        label = np.repeat(np.add.reduceat(label, ties) / sizes, sizes)
+    parts = [part for part in np.array_split(np.arange(len(order)), bins) if len(part)]
+    means = np.array([predicted[part].mean(dtype=np.float64) for part in parts])
+    return means, np.array([label[part].mean() for part in parts]), np.array([len(part) for part in parts])
 
 
 def expected_calibration_error(labels: Floats, predictions: Floats, bins: int = 20) -> float:
     """Mean |prediction - label| over bins of equal size (Naeini et al., 2015)."""
+    if reason := why_undefined(labels, predictions):
+        return Undefined(reason)
     predicted, actual, sizes = calibration_curve(labels, predictions, bins)
     return float(np.average(np.abs(predicted - actual), weights=sizes))
+
+
+def mean_error(labels: Floats, predictions: Floats, power: int) -> float:
+    """Mean |prediction - label| for power 1, its root mean square for power 2."""
+    if reason := why_undefined(labels, predictions):
+        return Undefined(reason)
+    return float(np.mean(np.abs(predictions - labels) ** power) ** (1 / power))
+
+
+def accuracy(labels: Floats, probabilities: Floats) -> float:
+    """Share of rows whose class has the highest of their probabilities (N, C); one of several highest counts as its share."""
+    if reason := why_undefined(labels, probabilities):
+        return Undefined(reason)
+    highest = probabilities == probabilities.max(1, keepdims=True)
+    hit = highest & (labels[:, None] == np.arange(probabilities.shape[1]))
+    return float(np.mean(hit.any(1) / highest.sum(1)))
 
 
 def predictions_of(label: LabelSpec, logits: Floats) -> Floats:
@@ -132,7 +102,7 @@ def evaluate_predictions(
     predictions: Mapping[str, Floats],
     groups: NDArray[np.int64],
 ) -> dict[str, float]:
-    """Return all metrics by `label.metric`, over the rows whose label is known (not NaN).
+    """Return all metrics by `label.metric`, over the rows whose label is known (not NaN); `Undefined` where one means nothing.
 
     For counts and numbers AUC ranks rows above zero, errors are in label units.
     """
@@ -141,29 +111,23 @@ def evaluate_predictions(
         if label.name not in predictions:
             continue
         known = ~np.isnan(truth[label.name])
-        if not known.any():
-            continue  # only teachers speak about it
         y, p = truth[label.name][known], predictions[label.name][known]
-        if label.kind == "multiclass":
-            found[f"{label.name}.accuracy"] = float(np.mean(p.argmax(1) == y))
-            continue
-        if label.graded:
-            values = {
-                "spearman": spearman(y, p),
-                "ndcg@10": ndcg(y, p, groups[known]),
-                "mrr": reciprocal_rank(y, p, groups[known]),
-            }
-            values |= {"calibration": calibration(y, p), "rmse": float(np.sqrt(np.mean((p - y) ** 2)))}
-            found |= {f"{label.name}.{name}": value for name, value in values.items()}
-            continue
-        values = {"auc": auc(y, p), "gauc": group_auc(y, p, groups[known]), "ndcg@10": ndcg(y, p, groups[known])}
-        values |= {"calibration": calibration(y, p), "ece": expected_calibration_error(y, p)}
-        if label.kind == "binary":
-            values |= {"logloss": log_loss(y, p), "ne": normalised_entropy(y, p)}
-        else:
-            values |= {"rmse": float(np.sqrt(np.mean((p - y) ** 2))), "mae": float(np.mean(np.abs(p - y)))}
+        values = _metrics_of(label, y, p, groups[known])
         found |= {f"{label.name}.{name}": value for name, value in values.items()}
     return found
+
+
+def _metrics_of(label: LabelSpec, y: Floats, p: Floats, groups: NDArray[np.int64]) -> dict[str, float]:
+    if label.kind == "multiclass":
+        return {"accuracy": accuracy(y, p)}
+    if label.graded:
+        ranks = {"spearman": spearman(y, p), "ndcg@10": ndcg(y, p, groups), "mrr": reciprocal_rank(y, p, groups)}
+        return {**ranks, "calibration": calibration(y, p), "rmse": mean_error(y, p, 2)}
+    values = {"auc": auc(y, p), "gauc": group_auc(y, p, groups), "ndcg@10": ndcg(y, p, groups)}
+    values |= {"calibration": calibration(y, p), "ece": expected_calibration_error(y, p)}
+    if label.kind == "binary":
+        return {**values, "logloss": log_loss(y, p), "ne": normalised_entropy(y, p)}
+    return {**values, "rmse": mean_error(y, p, 2), "mae": mean_error(y, p, 1)}
 
 
 def group_ids(columns: Sequence[NDArray[np.generic]]) -> NDArray[np.int64]:

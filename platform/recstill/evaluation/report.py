@@ -10,15 +10,20 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 from markupsafe import Markup
 
+from recstill.api.measured import Measured
+
 if TYPE_CHECKING:
     from recstill.evaluation.transfer import Transfer
 
-Table = Mapping[str, Mapping[str, tuple[float, float, int]]]
+Table = Mapping[str, Mapping[str, tuple[Measured, float, int]]]
+# What a task may compare beside its labels: heading -> beginning of the metrics' names.
+_PARTS = {"Groups": "fairness", "Score bands": "bands", "Slices of the primary metric": "slices", "Score": "score"}
 
 
 @dataclass
 class ReportContent:
-    """What a report shows. `plots` maps a heading to SVG text that this package drew."""
+    """What a report shows: of `table`, the metrics of each label, then what the task compares. `plots` maps a heading to SVG
+    text that this package drew."""
 
     title: str
     description: str
@@ -36,7 +41,10 @@ class ReportContent:
 def write_report(content: ReportContent, path: Path) -> Path:
     """Write the report and return its path."""
     tables = {label: _rows(content.table, label) for label in content.labels}
-    return write_page("report.html", path, {"content": content, "tables": tables}, content.plots)
+    tables |= {heading: _by_name(content.table, start) for heading, start in _PARTS.items()}
+    shown = {heading: table for heading, table in tables.items() if table["rows"]}
+    values = {"content": content, "tables": shown, "reasons": _reasons(content.table)}
+    return write_page("report.html", path, values, content.plots)
 
 
 def write_page(template: str, path: Path, values: Mapping[str, Any], plots: Mapping[str, str]) -> Path:
@@ -54,13 +62,39 @@ def write_page(template: str, path: Path, values: Mapping[str, Any], plots: Mapp
 
 
 def _rows(table: Table, label: str) -> dict[str, Any]:
-    names = list(dict.fromkeys(n.split(".", 1)[1] for values in table.values() for n in values if n.startswith(f"{label}.")))
-    rows = []
+    """A row for each subject, a column for each metric of a label."""
+    names = _names(table, label)
+    rows = [(subject, [_cell(values.get(f"{label}.{name}")) for name in names]) for subject, values in table.items()]
+    return {"columns": names, "rows": [(subject, cells) for subject, cells in rows if any(cells)]}
+
+
+def _by_name(table: Table, start: str) -> dict[str, Any]:
+    """A row for each metric, a column for each subject that has one: there may be many metrics."""
+    names = _names(table, start)
+    subjects = [subject for subject, values in table.items() if any(f"{start}.{name}" in values for name in names)]
+    rows = [(name, [_cell(table[subject].get(f"{start}.{name}")) for subject in subjects]) for name in names]
+    return {"columns": subjects, "rows": rows}
+
+
+def _names(table: Table, start: str) -> list[str]:
+    found = (name for values in table.values() for name in values if name.startswith(f"{start}."))
+    return list(dict.fromkeys(name.split(".", 1)[1] for name in found))
+
+
+def _cell(value: tuple[Measured, float, int] | None) -> str:
+    if value is None:
+        return ""
+    mean, spread, seeds = value
+    if isinstance(mean, str):
+        return "undefined"
+    return f"{mean:.4f}" + (f" ± {spread:.4f}" if seeds > 1 else "")
+
+
+def _reasons(table: Table) -> dict[str, str]:
+    """Why a metric has no value, once where it is the same for all subjects."""
+    found: dict[tuple[str, str], list[str]] = {}
     for subject, values in table.items():
-        cells = []
-        for name in names:
-            value = values.get(f"{label}.{name}")
-            cells.append("" if value is None else f"{value[0]:.4f}" + (f" ± {value[1]:.4f}" if value[2] > 1 else ""))
-        if any(cells):
-            rows.append((subject, cells))
-    return {"columns": names, "rows": rows}
+        for name, (mean, _, _) in values.items():
+            if isinstance(mean, str):
+                found.setdefault((name, mean), []).append(subject)
+    return {f"{name}, {', '.join(subjects)}": reason for (name, reason), subjects in found.items()}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recstill.evaluation.metrics import auc
+from recstill.evaluation.ranking import auc
 
 if TYPE_CHECKING:
     from recstill.recipes.run import Run
@@ -26,7 +26,9 @@ def advice(run: Run) -> list[str]:
     numeric = [feature.name for feature in run.rows.features("teacher") if feature.kind == "numeric"]
     columns = run.snapshot.columns([*numeric, label.name], rows)
     truth = columns.pop(label.name).astype(np.float32)
-    strength = {name: abs(auc(truth, np.nan_to_num(values.astype(np.float64))) - 0.5) for name, values in columns.items()}
+    known = ~np.isnan(truth)
+    numbers = {name: np.nan_to_num(values.astype(np.float64)) for name, values in columns.items()}
+    strength = {name: abs(auc(truth[known], values[known]) - 0.5) for name, values in numbers.items()}
     best = max((value for name, value in strength.items() if name not in privileged), default=0.0)
     return [
         f"advice: privileged {name} alone ranks {label.name} with AUC {0.5 + strength[name]:.3f}, the best request feature "

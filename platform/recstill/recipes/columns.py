@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from recstill.api.columns import ColumnPredictor, ColumnTeacher
+    from recstill.api.measured import Measured
     from recstill.data.encoders import Values
     from recstill.recipes.run import Run
 
@@ -112,7 +113,7 @@ def _checked(run: Run, role: str, rows: Values, said: Mapping[str, Floats]) -> d
     return found
 
 
-def test_columns(run: Run, role: str, predictor: ColumnPredictor) -> dict[str, float]:
+def test_columns(run: Run, role: str, predictor: ColumnPredictor) -> dict[str, Measured]:
     """Judge a teacher on the test split."""
     return row_metrics(run.rows, test_predictions(run, role, predictor))
 

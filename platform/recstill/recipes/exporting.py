@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
 
 from recstill.api.errors import PluginError
+from recstill.api.measured import Undefined, measured, text_of
 from recstill.data.bundle import bundle_size, write_manifest
 from recstill.data.files import new_folder, sha256_of
 from recstill.data.transform import Encoded
-from recstill.embeddings.tables import export_inputs, load_portable_state
+from recstill.embeddings.tables import export_inputs, load_portable_state, num_parameters
 from recstill.evaluation.metrics import predictions_of
 from recstill.export.attribution import export_attributions, mean_row
 from recstill.export.graph import Layout, export_graph
@@ -24,17 +25,24 @@ from recstill.serving.scorer import Graph
 from recstill.training.loop import predict
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
     from torch import nn
 
+    from recstill.api.measured import Measured
+    from recstill.data.encoders import Values
     from recstill.recipes.run import Run
 
 _PACKAGES = ("recstill", "torch", "torchrec", "onnx", "onnxruntime", "numpy", "feast")
 LATENCY_ITEMS = 200
+T = TypeVar("T")
+# Of the largest groups and of others, at most so many rows of each; and of their queries the same.
+PARITY_GROUPS, PARITY_QUERIES, PARITY_ROWS = 20, 50, 500
 
 
-def export_bundle(run: Run, role: Role, name: str, seed: int, metrics: dict[str, float]) -> Path:
+def export_bundle(run: Run, role: Role, name: str, seed: int, metrics: Mapping[str, Measured]) -> Path:
     """Write the bundle of a trained model and return its folder."""
     part = run.recipe.part(role)
     transform, sides = run.rows.transform(role), run.rows.sides(role)
@@ -43,7 +51,8 @@ def export_bundle(run: Run, role: Role, name: str, seed: int, metrics: dict[str,
     inputs = export_inputs(transform.num_dense, transform.slots, run.task.spec.labels, places, names)
     options = run.options_of(name, role)
     model = run.factory(role)(inputs, **options)
-    load_portable_state(model, load_file(run.weights(name)))
+    state = load_file(run.weights(name))
+    load_portable_state(model, state)
     query_dense, item_dense = sides.dense_places(transform)
     query_slots, item_slots = sides.slot_places(transform)
     distribution, version, _ = run.platform.plugin_of(run.kind(role), part.name)
@@ -66,7 +75,7 @@ def export_bundle(run: Run, role: Role, name: str, seed: int, metrics: dict[str,
             "fingerprint": features.fingerprint,
             "features": features.to_json(),
             "sides": sides,
-            "num_parameters": sum(p.numel() for p in model.parameters()),
+            "num_parameters": num_parameters(state),
             "vectors": vectors,
             **_parts(run, role, name),
             **_attributions(run, role, model, layout, folder),
@@ -103,45 +112,93 @@ def _attributions(run: Run, role: Role, model: nn.Module, layout: Layout, folder
     return {"attributed": names, "attributed_from": baseline.logit(model, spec.primary.name)}
 
 
-def check_bundle(run: Run, role: Role, name: str, folder: Path, num_groups: int = 20) -> dict[str, float]:
-    """Score test groups through the exported graph; return the largest difference to the model, the size, the latency.
+def check_bundle(run: Run, role: Role, name: str, folder: Path) -> dict[str, Measured]:
+    """Score test queries through the exported graph; return the largest difference to the model, the size, the latency.
 
-    The difference is absolute up to 1 and relative above, since amounts have no bound. explain.max_residual: how far the
-    effects of a row's features are from adding up to its logit, of the rows whose latency is taken.
+    explain.max_residual: how far the effects of a row's features are from adding up to its logit, in the largest query.
     """
     graph = Graph(folder)
     model = load_trained(run, name, role)
     rows = run.rows.snapshot.rows_of("test")
-    tensors = run.rows.tensors(role, "test")
-    worst = 0.0
-    groups = largest_groups(run.rows.groups("test"), num_groups)
-    for places in groups:
+    queries = _queries(run, role, rows)
+    found = {"parity.max_difference": _parity(run, role, graph, model, queries)}
+    found["bundle.bytes"] = float(bundle_size(folder))
+    picked = np.resize(largest_groups(run.rows.groups("test"), 1)[0], LATENCY_ITEMS)
+    found["latency.ms_per_200"] = _latency(graph, *split_encoded(run, role, run.rows.encoded(role, rows[picked])))
+    if (residual := _residual(run, role, graph, model, queries[0])) is not None:
+        found["explain.max_residual"] = residual
+    return measured(found)
+
+
+def _queries(run: Run, role: Role, rows: Values) -> list[NDArray[np.int64]]:
+    """Return the places of the rows of some queries, the largest first. Rows are of one query if their query part is the same
+    for the model: a group may hold several, such as the cards of a day."""
+    transform, sides = run.rows.transform(role), run.rows.sides(role)
+    groups = run.rows.groups("test")
+    numbers, sizes = np.unique(groups, return_counts=True)
+    found: list[NDArray[np.int64]] = []
+    for group in _spread(numbers[np.argsort(-sizes, kind="stable")].tolist(), PARITY_GROUPS):
+        places = np.flatnonzero(groups == group)[:PARITY_ROWS]
         encoded = run.rows.encoded(role, rows[places])
-        answered = graph.run(*split_encoded(run, role, encoded))
+        dense, ids = encoded.dense[:, sides.dense_places(transform)[0]], encoded.ids[:, sides.slot_places(transform)[0]]
+        bits = np.concatenate([_bytes(dense), _bytes(ids)], axis=1)
+        _, query = np.unique(bits, axis=0, return_inverse=True)
+        found += [places[of_query] for of_query in largest_groups(query.reshape(-1), len(places))]
+    return _spread(sorted(found, key=len, reverse=True), PARITY_QUERIES)
+
+
+def _spread(parts: Sequence[T], count: int) -> list[T]:
+    """The first `count` of them, and as many at even distances among the others."""
+    others = parts[count:]
+    return [*parts[:count], *others[:: max(1, len(others) // count)][:count]]
+
+
+def _bytes(values: Values) -> NDArray[np.uint8]:
+    """The bytes of each row: the same where all values are, NaN too."""
+    return np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
+
+
+def _parity(run: Run, role: Role, graph: Graph, model: nn.Module, queries: Sequence[NDArray[np.int64]]) -> float:
+    """The largest difference of a score: absolute up to 1 and relative above, since amounts have no bound."""
+    worst, wrong = 0.0, 0
+    for difference in _differences(run, role, graph, model, queries):
+        wrong += int((~np.isfinite(difference)).sum())
+        worst = max(worst, float(difference.max()))
+    return Undefined(f"{wrong:,} scores of the graph or the model are not finite numbers") if wrong else worst
+
+
+def _differences(
+    run: Run, role: Role, graph: Graph, model: nn.Module, queries: Sequence[NDArray[np.int64]]
+) -> Iterator[NDArray[np.floating]]:
+    tensors, rows = run.rows.tensors(role, "test"), run.rows.snapshot.rows_of("test")
+    for places in queries:
+        answered = graph.run(*split_encoded(run, role, run.rows.encoded(role, rows[places])))
         with torch.no_grad():
             logits = model(tensors.batch(torch.from_numpy(places))).logits
         for label in run.task.spec.labels:
             expected = predictions_of(label, logits[label.name].float().numpy())
-            difference = np.abs(answered[label.name] - expected) / np.maximum(1.0, np.abs(expected))
-            worst = max(worst, float(np.max(difference)))
-    picked = np.resize(groups[0], LATENCY_ITEMS)
-    query, items = split_encoded(run, role, run.rows.encoded(role, rows[picked]))
+            yield np.abs(answered[label.name] - expected) / np.maximum(1.0, np.abs(expected))
+
+
+def _latency(graph: Graph, query: Encoded, items: Encoded) -> float:
+    """The median of fifty answers, in milliseconds."""
     seconds = []
     for _ in range(60):
         started = time.perf_counter()
         graph.run(query, items)
         seconds.append(time.perf_counter() - started)
-    explained = {}
-    if (effects := graph.attributions(query, items)) is not None:
-        with torch.no_grad():
-            logits = model(tensors.batch(torch.from_numpy(picked))).logits[run.task.spec.primary.name].numpy()
-        explained["explain.max_residual"] = float(np.abs(effects.sum(1) - (logits - graph.manifest.attributed_from)).max())
-    return {
-        **explained,
-        "parity.max_difference": worst,
-        "bundle.bytes": float(bundle_size(folder)),
-        "latency.ms_per_200": float(np.median(seconds[10:]) * 1000),
-    }
+    return float(np.median(seconds[10:]) * 1000)
+
+
+def _residual(run: Run, role: Role, graph: Graph, model: nn.Module, places: NDArray[np.int64]) -> float | None:
+    rows = run.rows.snapshot.rows_of("test")[places]
+    effects = graph.attributions(*split_encoded(run, role, run.rows.encoded(role, rows)))
+    if effects is None:
+        return None
+    with torch.no_grad():
+        output = model(run.rows.tensors(role, "test").batch(torch.from_numpy(places)))
+    logits = output.logits[run.task.spec.primary.name].numpy()
+    return float(np.abs(effects.sum(1) - (logits - graph.manifest.attributed_from)).max())
 
 
 def split_encoded(run: Run, role: Role, encoded: Encoded) -> tuple[Encoded, Encoded]:
@@ -158,11 +215,11 @@ def test_logits(run: Run, role: Role, name: str) -> dict[str, Any]:
     return {label.name: predictions_of(label, logits[label.name].numpy()) for label in run.task.spec.labels}
 
 
-def bundle_card(run: Run, role: Role, metrics: dict[str, float]) -> str:
+def bundle_card(run: Run, role: Role, metrics: Mapping[str, Measured]) -> str:
     """Return the model card that lies in a bundle."""
     part, features = run.recipe.part(role), run.features[role]
     distribution, version, _ = run.platform.plugin_of(run.kind(role), part.name)
-    rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(metrics.items()))
+    rows = "\n".join(f"| {name} | {text_of(value)} |" for name, value in sorted(metrics.items()))
     dataset = run.snapshot.meta["dataset"]
     licence = run.platform.dataset_of(run.task).licence
     return (

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from recstill.api.errors import ConfigError
+from recstill.api.measured import Undefined, measured
 from recstill.evaluation.fairness import band_metrics, fairness_metrics, stability_index
-from recstill.evaluation.metrics import Floats, auc, evaluate_predictions, predictions_of, spearman
+from recstill.evaluation.metrics import Floats, accuracy, evaluate_predictions, predictions_of
+from recstill.evaluation.ranking import auc, spearman, why_undefined
 from recstill.evaluation.retrieval import HeldOut, rank_of_targets, retrieval_metrics
 from recstill.training.finite import stop_at_answers
 from recstill.training.loop import predict
@@ -18,13 +20,15 @@ from recstill.training.loop import predict
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from recstill.api.measured import Measured
     from recstill.api.task import TaskSpec
     from recstill.embeddings.catalogue import Catalogue
     from recstill.recipes.rows import Role, RunRows
 
 
-def row_metrics(rows: RunRows, predictions: Mapping[str, Floats], earlier: Floats | None = None) -> dict[str, float]:
-    """Return all metrics of predictions for the test rows: of each label, between groups, by score band.
+def row_metrics(rows: RunRows, predictions: Mapping[str, Floats], earlier: Floats | None = None) -> dict[str, Measured]:
+    """Return all metrics of predictions for the test rows: of each label, between groups, by score band; the reason where one
+    is undefined.
 
     earlier: predictions of the primary label for the validation rows, to see whether the scores moved since (`score.psi`).
     """
@@ -41,20 +45,20 @@ def row_metrics(rows: RunRows, predictions: Mapping[str, Floats], earlier: Float
             part = {label: known[here] for label, known in truth.items()}
             said = {name: predictions[name][here]}
             metrics = evaluate_predictions([task.primary], part, said, rows.groups("test")[here])
-            found[f"slices.{column}.{value}"] = metrics.get(primary_metric(task), float("nan"))
+            found[f"slices.{column}.{value}"] = metrics[primary_metric(task)]
     if task.decision is not None and name in predictions:
         found |= band_metrics(truth[name], predictions[name], task.decision)
         if earlier is not None:
             found["score.psi"] = stability_index(earlier, predictions[name])
-    return found
+    return measured(found)
 
 
 class Judge(Protocol):
-    """Validates while training (higher is better), and tests at the end."""
+    """Validates while training (higher is better, NaN where it is undefined), and tests at the end."""
 
     def validate(self, model: nn.Module) -> float: ...
 
-    def test(self, model: nn.Module) -> dict[str, float]: ...
+    def test(self, model: nn.Module) -> dict[str, Measured]: ...
 
 
 def judge_of(rows: RunRows, role: Role, *, bf16: bool = False) -> Judge:
@@ -87,10 +91,12 @@ class RowJudge:
             return spearman(truth, predicted)
         if primary.kind in ("binary", "count"):
             return auc(truth, predicted)
-        hit = predicted.argmax(1) == truth if primary.kind == "multiclass" else -((predicted - truth) ** 2)
-        return float(hit.mean())
+        if primary.kind == "multiclass":
+            return accuracy(truth, predicted)
+        reason = why_undefined(truth, predicted)
+        return Undefined(reason) if reason else -float(np.mean((predicted - truth) ** 2))
 
-    def test(self, model: nn.Module) -> dict[str, float]:
+    def test(self, model: nn.Module) -> dict[str, Measured]:
         task = self.rows.task
         logits = predict(model, self.rows.tensors(self.role, "test"))
         predictions = {label.name: predictions_of(label, logits[label.name].numpy()) for label in task.labels}
@@ -111,8 +117,8 @@ class RetrievalJudge:
         found = self._metrics(model, "valid", ("train",))
         return found[primary_metric(self.rows.task)]
 
-    def test(self, model: nn.Module) -> dict[str, float]:
-        return self._metrics(model, "test", ("train", "valid"))
+    def test(self, model: nn.Module) -> dict[str, Measured]:
+        return measured(self._metrics(model, "test", ("train", "valid")))
 
     def _metrics(self, model: nn.Module, split: str, known: tuple[str, ...]) -> dict[str, float]:
         retrieval = self.rows.task.retrieval

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save_file
 
 from recstill.api.errors import ConfigError
+from recstill.api.measured import numbers_of
 from recstill.data.bundle import bundle_size, open_bundle
+from recstill.data.files import read_json
 from recstill.data.transform import Transform
 from recstill.export.graph import load_weights
 from recstill.recipes.columns import reads_columns, unpack_columns
@@ -15,14 +17,16 @@ from recstill.registry.runs import record_feature_set
 from recstill.registry.versions import NewVersion, add_version, find_version
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
+    from recstill.api.measured import Measured
     from recstill.recipes.run import Run
 
 Lineage = list[tuple[str, str, dict[str, Any]]]
 
 
-def register_teacher(run: Run, role: str, folder: Path, trained: dict[str, Any], metrics: dict[str, float]) -> str:
+def register_teacher(run: Run, role: str, folder: Path, trained: dict[str, Any], metrics: Mapping[str, Measured]) -> str:
     """Store and register a teacher of a run."""
     part = run.recipe.part(role)
     lineage = [*_common(run), _plugin(run, run.kind(role), part.name)]
@@ -30,7 +34,7 @@ def register_teacher(run: Run, role: str, folder: Path, trained: dict[str, Any],
 
 
 def register_student(
-    run: Run, folder: Path, trained: dict[str, Any], metrics: dict[str, float], taught: dict[str, dict[str, Any]]
+    run: Run, folder: Path, trained: dict[str, Any], metrics: Mapping[str, Measured], taught: dict[str, dict[str, Any]]
 ) -> str:
     """Store and register the student of a run, a child of its teachers."""
     lineage: Lineage = []
@@ -81,7 +85,7 @@ def fetch_teacher(run: Run, role: str) -> dict[str, Any]:
         save_file(load_weights(folder), run.weights(role))
     return {
         "version": f"{version.model_name}:{version.number}",
-        "metrics": version.metrics,
+        "metrics": version.measured,
         "bundle": str(folder),
         "num_parameters": version.num_parameters,
     }
@@ -108,6 +112,16 @@ def start_weights(run: Run, role: str, reference: str) -> dict[str, Any]:
     return load_weights(folder)
 
 
+def _baselines(run: Run) -> dict[str, dict[str, float]]:
+    """What the run's baselines reached, as far as they are trained yet: a student is judged beside them."""
+    stages = {name: f"baseline-{name}" for name in run.recipe.baselines}
+    return {
+        name: numbers_of(read_json(run.folder / "state" / f"{stage}.json")["metrics"])
+        for name, stage in stages.items()
+        if run.is_done(stage)
+    }
+
+
 def _common(run: Run) -> Lineage:
     return [
         ("snapshot", run.snapshot.id, {"sha256": run.snapshot.meta["sha256"]}),
@@ -126,7 +140,7 @@ def _register(
     model: str,
     folder: Path,
     trained: dict[str, Any],
-    metrics: dict[str, float],
+    metrics: Mapping[str, Measured],
     lineage: Lineage,
     features: dict[str, Any],
 ) -> str:
@@ -142,6 +156,7 @@ def _register(
             feature_set=record_feature_set(session, features),
             metrics=metrics,
             lineage=lineage,
+            baselines=_baselines(run),
         )
         version = add_version(run.platform.registry, session, new)
         return f"{version.model_name}:{version.number}"

@@ -27,6 +27,7 @@ from recstill.registry.runs import finish_run, record_metrics
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from recstill.api.measured import Measured
     from recstill.recipes.run import Run
 
 
@@ -39,7 +40,7 @@ class RunResult:
     teacher: str
     report: Path
     verdict: str
-    metrics: dict[str, dict[str, tuple[float, float, int]]]
+    metrics: dict[str, dict[str, tuple[Measured, float, int]]]
 
 
 def run_stages(run: Run) -> RunResult:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recstill.api.measured import Measured, text_of
 from recstill.data.files import read_json
 from recstill.evaluation.report import ReportContent, write_report
 from recstill.evaluation.transfer import Transfer, transfer_efficiency
@@ -15,12 +16,14 @@ from recstill.recipes.judging import primary_metric
 from recstill.registry.versions import find_version, lineage_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
+    from recstill.evaluation.metrics import Floats
     from recstill.recipes.run import Run
 
-Values = dict[str, tuple[float, float, int]]
-ALONE, DISTILLED, TEACHER = "student alone", "student distilled", "teacher"
+Values = dict[str, tuple[Measured, float, int]]
+ALONE, TEACHER = "student alone", "teacher"
 
 
 def metric_table(run: Run) -> dict[str, Values]:
@@ -36,7 +39,7 @@ def metric_table(run: Run) -> dict[str, Values]:
         ])  # fmt: skip
     table[TEACHER]["training.parameters"] = (float(_state(run, "teacher")["num_parameters"]), 0.0, 1)
     exported = _state(run, "student")["metrics"]
-    table[f"student {run.recipe.student_stages[-1]}"] |= {
+    table[f"student {_last_stage(run)}"] |= {
         name: (exported[name], 0.0, 1) for name in exported if name.split(".")[0] in ("bundle", "latency", "parity")
     }
     for name in run.recipe.baselines:
@@ -45,11 +48,16 @@ def metric_table(run: Run) -> dict[str, Values]:
 
 
 def transfer_of(run: Run) -> Transfer:
-    """Return the verdict on the primary label's metric."""
-    name = primary_metric(run.task.spec)
+    """Return the verdict on the primary label's metric, of the students as they are registered: pruned, quantised."""
+    name, last = primary_metric(run.task.spec), _last_stage(run)
     alone = [_state(run, f"alone-{seed}")["metrics"][name] for seed in run.recipe.seeds]
-    distilled = [_state(run, f"distilled-{seed}")["metrics"][name] for seed in run.recipe.seeds]
-    return transfer_efficiency(_state(run, "teacher")["metrics"][name], alone, distilled)
+    distilled = [_state(run, f"{last}-{seed}")["metrics"][name] for seed in run.recipe.seeds]
+    return transfer_efficiency(_state(run, "teacher")["metrics"][name], alone, distilled, run.recipe.seeds)
+
+
+def _last_stage(run: Run) -> str:
+    """The stage whose students are registered: `distilled`, `pruned` or `quantised`."""
+    return run.recipe.student_stages[-1]
 
 
 def write_run_report(run: Run, table: dict[str, Values], transfer: Transfer, exported: dict[str, Any]) -> Path:
@@ -59,18 +67,21 @@ def write_run_report(run: Run, table: dict[str, Values], transfer: Transfer, exp
     primary, seed = run.task.spec.primary, run.recipe.seeds[0]
     name = primary_metric(run.task.spec)
     histories = {TEACHER: _state(run, "pretrain").get("history", [])} if not run.recipe.teacher.version else {}
-    histories |= {f"{subject} {s}": _state(run, f"{short}-{s}")["history"]
-                  for short, subject in (("alone", "alone"), ("distilled", "distilled")) for s in run.recipe.seeds}  # fmt: skip
-    drawn = {f"{name} on the test split": plots.bars_with_spread({s: v[name][:2] for s, v in table.items() if name in v}, name)}
+    histories |= {f"{short} {s}": _state(run, f"{short}-{s}")["history"]
+                  for short in ("alone", "distilled") for s in run.recipe.seeds}  # fmt: skip
+    known = {subject: values[name] for subject, values in table.items() if name in values}
+    bars = {subject: (mean, spread) for subject, (mean, spread, _) in known.items() if not isinstance(mean, str)}
+    drawn = {f"{name} on the test split": plots.bars_with_spread(bars, name)} if bars else {}
     drawn["Learning curves"] = plots.learning_curves(histories)
     truth = run.rows.labels("test")[primary.name]
     if primary.kind not in ("multiclass", "ranking"):
+        last = _last_stage(run)
         predicted = {
             TEACHER: _teacher_says(run)[primary.name],
             ALONE: test_logits(run, "student", f"alone-{seed}")[primary.name],
-            DISTILLED: test_logits(run, "student", f"distilled-{seed}")[primary.name],
+            f"student {last}": test_logits(run, "student", f"{last}-{seed}")[primary.name],
         }
-        drawn[f"Calibration of {primary.name}, seed {seed}"] = plots.calibration_plot(primary.name, truth, predicted)
+        drawn |= _calibration(primary.name, seed, truth, predicted)
     return write_report(
         ReportContent(
             title=f"{run.name}: {exported['version']}",
@@ -89,10 +100,21 @@ def write_run_report(run: Run, table: dict[str, Values], transfer: Transfer, exp
     )
 
 
+def _calibration(label: str, seed: int, truth: Floats, predicted: Mapping[str, Floats]) -> dict[str, str]:
+    """The plot of the rows whose label is known, without models that do not answer with numbers."""
+    from recstill.evaluation import plots
+
+    known = ~np.isnan(truth)
+    lines = {name: values[known] for name, values in predicted.items() if np.isfinite(values[known]).all()}
+    if not known.any() or not lines:
+        return {}
+    return {f"Calibration of {label}, seed {seed}": plots.calibration_plot(label, truth[known], lines)}
+
+
 def _efficiency(run: Run, exported: dict[str, Any]) -> list[dict[str, str]]:
     rows = []
     teacher, student = _state(run, "teacher")["metrics"], exported["metrics"]
-    parameters = {"student": _state(run, f"distilled-{run.recipe.seeds[0]}")["num_parameters"]}
+    parameters = {"student": _state(run, run.names_of(run.recipe.seeds[0])[-1])["num_parameters"]}
     parameters["teacher"] = _state(run, "teacher")["num_parameters"]
     for subject, metrics in (("teacher", teacher), ("student", student)):
         ratio = teacher["bundle.bytes"] / metrics["bundle.bytes"]
@@ -105,7 +127,9 @@ def _efficiency(run: Run, exported: dict[str, Any]) -> list[dict[str, str]]:
                 "smaller": f"{ratio:.1f} x",
                 "graph, 200 candidates": f"{metrics['latency.ms_per_200']:.3f} ms",
                 "faster": f"{speed:.1f} x",
-                "parity": f"{metrics['parity.max_difference']:.1e}" if "parity.max_difference" in metrics else "its own files",
+                "parity": text_of(metrics["parity.max_difference"], ".1e")
+                if "parity.max_difference" in metrics
+                else "its own files",
             }
         )
     return rows
@@ -134,10 +158,19 @@ def _lineage(run: Run, version: str) -> list[tuple[str, str, str]]:
         return [(row.relation, row.value, ", ".join(f"{k} {v}" for k, v in row.details.items())) for row in rows]
 
 
-def _spread(found: list[dict[str, float]]) -> Values:
-    names = found[0]
-    values = {name: np.array([metrics[name] for metrics in found]) for name in names}
-    return {n: (float(v.mean()), float(v.std(ddof=1)) if len(v) > 1 else 0.0, len(v)) for n, v in values.items()}
+def _spread(found: list[dict[str, Measured]]) -> Values:
+    names = dict.fromkeys(name for metrics in found for name in metrics)
+    return {name: _mean_of([metrics.get(name, "a seed did not give it") for metrics in found]) for name in names}
+
+
+def _mean_of(values: list[Measured]) -> tuple[Measured, float, int]:
+    """Mean and spread over seeds. It is undefined where a seed's is: the mean of the others would be of other students."""
+    reasons = [value for value in values if isinstance(value, str)]
+    if reasons:
+        seeds = "" if len(values) == 1 else f" (in {len(reasons)} of {len(values)} seeds)"
+        return reasons[0] + seeds, 0.0, len(values)
+    numbers = np.array(values, np.float64)
+    return float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else 0.0, len(numbers)
 
 
 def _teacher_says(run: Run) -> dict[str, Any]:
@@ -153,6 +186,8 @@ def _state(run: Run, stage: str) -> dict[str, Any]:
 _NOTES = (
     "± is the standard deviation over seeds; a row without it has one seed.",
     "student alone: the same student with the same budget and seeds, trained on labels only.",
+    "The verdict compares the students as they are registered, after pruning and quantising, with the student alone.",
+    "Equal scores are averaged over: their order says nothing. A metric that means nothing here says why.",
     "Transfer efficiency is (distilled - alone) / (teacher - alone). A teacher with privileged features sees more than any "
     "student may, so 100 % is not within reach there.",
     "calibration is sum of predictions over sum of labels, on rows whose negatives are sampled at the recorded rates; "

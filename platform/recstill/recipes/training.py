@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from recstill.api.errors import ConfigError
+from recstill.api.measured import measure, text_of
 from recstill.api.strategy import StrategyContext
 from recstill.distillation.objective import Objective, StudentRunner, Weighted, attention_shapes, hidden_widths
 from recstill.embeddings.batches import TensorRows
@@ -19,6 +20,7 @@ from recstill.embeddings.tables import (
     TableOptimizer,
     TrainingTables,
     load_portable_state,
+    num_parameters,
     portable_state,
     round_tables,
     training_inputs,
@@ -100,7 +102,7 @@ def keep(run: Run, name: str, role: Role, model: nn.Module, *, int8: bool = Fals
     save_weights(run, name, state)
     return {
         "metrics": judge_of(run.rows, role).test(model),
-        "num_parameters": sum(value.numel() for value in state.values()),
+        "num_parameters": num_parameters(state),
     }
 
 
@@ -165,8 +167,8 @@ def run_fit(
     checkpoints = run.recipe.all_teachers[role].checkpoints if role != "student" else ()
 
     def after_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
-        text = f"{name} epoch {epoch + 1}/{config.epochs}: loss {metrics['loss']:.4f}, validation {metrics['score']:.4f}"
-        run.progress.say(text)
+        score = text_of(measure(metrics["score"]))
+        run.progress.say(f"{name} epoch {epoch + 1}/{config.epochs}: loss {metrics['loss']:.4f}, validation {score}")
         if epoch + 1 in checkpoints:
             save_weights(run, f"{name}@{epoch + 1}", portable_state(model))
         if run.watch is not None:
