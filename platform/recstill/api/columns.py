@@ -53,7 +53,9 @@ class ColumnTeacher(Protocol):
     """Built as `Teacher(inputs, **options)`. What it learns lies in files that hold no code: safetensors, JSON, ONNX, text.
 
     Raise ValueError in the constructor for options that cannot be, before anything is trained. A class may offer
-    `needs(options)`, the names of data sets (pretrained models) that must be fetched first.
+    `needs(options)`, the names of data sets (pretrained models) that must be fetched first, and a method `check()`, asked when
+    a run is planned that would fit it: it raises ValueError for what the options name (files, models) and what cannot be used.
+    hidden: the width of each hidden vector, as far as it is known before anything is fitted, once `check` was asked.
     """
 
     reads: ClassVar[Literal["columns"]]

@@ -47,6 +47,26 @@ def build_columns(run: Run, role: str) -> ColumnTeacher:
     return built
 
 
+def planned_columns(run: Run, role: str) -> Mapping[str, int]:
+    """Return the hidden vectors that a teacher will give, by width. Raise ConfigError for what its options name and cannot be.
+
+    A teacher from the registry is opened: the files that it was made of need not be here any more.
+    """
+    teacher = build_columns(run, role)
+    if run.recipe.all_teachers[role].version:
+        from recstill.recipes.registering import fetch_teacher
+
+        if not folder_of(run, role).is_dir():
+            fetch_teacher(run, role)
+        return open_columns(run, role).hidden
+    try:
+        getattr(teacher, "check", lambda: None)()
+    except ValueError as error:
+        raise ConfigError(f"Recipe {run.name!r}", [f"{role}.options: {error}"]) from error
+    widths: Mapping[str, int] = getattr(teacher, "hidden", {})
+    return widths
+
+
 def folder_of(run: Run, name: str) -> Path:
     """Where the files of a fitted teacher lie."""
     return run.weights(name).with_suffix("")
@@ -94,7 +114,10 @@ def answers(
     for number, start in enumerate(range(0, len(rows), CHUNK)):
         if number not in done:
             some = slice(start, start + CHUNK)
-            said = predictor({name: values[some] for name, values in columns.items()}, hidden)
+            try:
+                said = predictor({name: values[some] for name, values in columns.items()}, hidden)
+            except ValueError as error:
+                raise ConfigError(f"Teacher {run.recipe.part(role).name!r}", [str(error)]) from error
             yield number, rows[some], _checked(run, role, rows[some], said)
 
 

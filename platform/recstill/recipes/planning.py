@@ -16,7 +16,7 @@ from recstill.api.strategy import StrategyContext
 from recstill.distillation.objective import StudentRunner, attention_shapes, hidden_widths
 from recstill.embeddings.tables import TrainingTables
 from recstill.recipes.checking import build_strategy
-from recstill.recipes.columns import build_columns, reads_columns
+from recstill.recipes.columns import planned_columns, reads_columns
 from recstill.recipes.training import begin_from, build_model
 from recstill.training.loop import DenseForward, has_fast_bf16
 from recstill.training.losses import supervised_loss
@@ -77,7 +77,7 @@ def check_plan(run: Run) -> None:
     problems = []
     columns = [role for role in run.recipe.all_teachers if reads_columns(run.factory(role))]
     for role in columns:
-        build_columns(run, role)
+        planned_columns(run, role)
         if run.recipe.distil.live:
             problems.append(
                 f"distil.live: {role} {run.recipe.part(role).name!r} reads columns; it teaches through stored signals"
@@ -214,7 +214,7 @@ def _declared(run: Run, role: str) -> Output:
     def zeros(label: LabelSpec) -> Tensor:
         return torch.zeros(2, label.num_classes) if label.kind == "multiclass" else torch.zeros(2)
 
-    widths = getattr(build_columns(run, role), "hidden", {})
+    widths = planned_columns(run, role)
     return Output(
         {label.name: zeros(label) for label in run.task.spec.labels},
         {name: torch.zeros(2, width) for name, width in widths.items()},

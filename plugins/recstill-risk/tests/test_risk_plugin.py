@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
 
-from recstill.api import Candidate, ColumnInputs, ColumnRows, DecisionSpec, LabelSpec
+from recstill.api import Candidate, ColumnInputs, ColumnRows, DecisionSpec, FeatureSpec, LabelSpec
 from recstill.embeddings.tables import TableOptimizer, training_inputs
 from recstill.evaluation.fairness import band_metrics, fairness_metrics, stability_index
 from recstill.testing import assert_passed, check_column_teacher, check_student
@@ -18,7 +16,6 @@ from recstill.testing.columns import FEATURES, LABEL, column_rows
 from recstill.testing.samples import LABELS, NAMES, NUM_DENSE, inputs_for_training, sample_batch
 from recstill_risk.additive import AdditiveStudent
 from recstill_risk.fairness import fairness
-from recstill_risk.textmodel import check_text_model
 from recstill_risk.trees import ForestTeacher, LightGBMTeacher
 
 if TYPE_CHECKING:
@@ -83,45 +80,90 @@ def test_one_class_only_and_a_label_that_nobody_knows_are_refused(tmp_path: Path
             LightGBMTeacher(INPUTS, rounds=3).fit(bad, bad, tmp_path, 0, lambda _: None)
 
 
-def test_a_booster_of_other_features_or_a_changed_file_is_refused(tmp_path: Path) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    first.mkdir()
-    second.mkdir()
-    LightGBMTeacher(INPUTS, rounds=3).fit(column_rows(), column_rows(64, 1), first, 0, lambda _: None)
-    fewer = ColumnInputs(FEATURES[:3], (LABEL,))
-    brought = LightGBMTeacher(fewer, files={"positive": str(first / "positive.txt")})
-    with pytest.raises(ValueError, match="reads other features than the task gives"):
-        brought.fit(column_rows(), column_rows(64, 1), second, 0, lambda _: None)
-    taken = LightGBMTeacher(INPUTS, files={"positive": str(first / "positive.txt")})
-    taken.fit(column_rows(), column_rows(64, 1), second, 0, lambda _: None)
-    one, other = (t.open(f)(column_rows(9).columns) for t, f in ((LightGBMTeacher(INPUTS, rounds=3), first), (taken, second)))
-    assert np.array_equal(one["logit_positive"], other["logit_positive"])
-    card = json.loads((first / "trees.json").read_text())
-    (first / "trees.json").write_text(json.dumps({**card, "features": card["features"][::-1]}))
-    with pytest.raises(ValueError, match="of another features"):
-        LightGBMTeacher(INPUTS, rounds=3).open(first)
+TEACHERS = [(LightGBMTeacher, {"rounds": 60, "min_child_samples": 5}), (ForestTeacher, {"trees": 20, "min_leaf": 5})]
 
 
+@pytest.mark.parametrize(("factory", "options"), TEACHERS)
+def test_a_graded_label_is_answered_with_its_expected_grade(factory: type, options: dict, tmp_path: Path) -> None:
+    rows = column_rows(600)
+    grade = np.random.default_rng(0).binomial(3, 0.3 / (1 + np.exp(-np.nan_to_num(rows.columns["amount"])))) / 3
+    rows = ColumnRows(rows.columns, {"positive": grade.astype(np.float32)}, rows.groups)
+    graded = ColumnInputs(FEATURES, (LabelSpec(name="positive", primary=True, graded=True),))
+    teacher = factory(graded, **options)
+    teacher.fit(rows, rows, tmp_path, 0, lambda _: None)
+    said = 1 / (1 + np.exp(-teacher.open(tmp_path)(rows.columns)["logit_positive"]))
+    assert said.mean() == pytest.approx(grade.mean(), rel=0.1)
+    assert np.corrcoef(said, grade)[0, 1] > 0.3
+
+
+@pytest.mark.parametrize(("factory", "options"), TEACHERS)
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("kind", "values", "words"),
     [
-        (lambda t: t.replace("num_leaves=", "num_leaves=9", 1), "leaves and has"),
-        (lambda t: t.replace("leaf_value=", "leaf_value=nan ", 1), "leaves and has"),
-        (lambda t: re.sub(r"leaf_value=\S+", "leaf_value=inf", t, count=1), "no finite number"),
-        (lambda t: re.sub(r"split_feature=\d+", "split_feature=99", t, count=1), "a feature that there is not"),
-        (lambda t: t.split("Tree=2")[0] + "end of trees", "claims 3 trees and has 2"),
-        (lambda t: t[: len(t) // 2], "not all of one|no LightGBM text model"),
-        (lambda t: "PK\x03\x04", "is no LightGBM text model"),
+        ("binary", [0, 2], "must be 0 or 1, and .* rows have others, such as 2"),
+        ("binary", [-1, 1], "must be 0 or 1, and .* rows have others, such as -1"),
+        ("binary", [1, 2], "must be 0 or 1"),
+        ("graded", [0, 0.5, 3], "must be grades from 0 to 1"),
+        ("count", [0, -2], "must be counts from 0"),
+        ("regression", [0, np.inf], "must be finite numbers"),
     ],
 )
-def test_a_booster_that_lies_about_its_shape_is_refused(change: object, words: str, tmp_path: Path) -> None:
-    teacher = LightGBMTeacher(INPUTS, rounds=3, min_child_samples=5)
-    teacher.fit(column_rows(), column_rows(64, 1), tmp_path, 0, lambda _: None)
-    text = (tmp_path / "positive.txt").read_text()
-    names = [feature.name for feature in teacher.features]
-    check_text_model(text, "mine", names)
+def test_labels_of_another_coding_are_refused(
+    factory: type, options: dict, kind: str, values: list, words: str, tmp_path: Path
+) -> None:
+    label = LabelSpec(name="positive", kind="binary" if kind == "graded" else kind, graded=kind == "graded", primary=True)
+    rows = column_rows(64)
+    bad = ColumnRows(rows.columns, {"positive": np.resize(np.array(values, np.float32), 64)}, rows.groups)
+    if factory is ForestTeacher and kind == "count":
+        words = "a forest answers binary and regression labels"
     with pytest.raises(ValueError, match=words):
-        check_text_model(change(text), "mine", names)
+        factory(ColumnInputs(FEATURES, (label,)), **options).fit(bad, bad, tmp_path, 0, lambda _: None)
+
+
+@pytest.mark.parametrize("name", ["price in EUR", "a:b", "a,b", 'a"b', "größe [m]", "f1", "{x}"])
+def test_a_feature_may_have_any_name(name: str, tmp_path: Path) -> None:
+    features = (FeatureSpec(name="amount", view="row"), FeatureSpec(name=name, view="row"))
+    rows = column_rows(64)
+    rows = ColumnRows({"amount": rows.columns["amount"], name: rows.columns["age"]}, rows.labels, rows.groups)
+    teacher = LightGBMTeacher(ColumnInputs(features, (LABEL,)), rounds=3, min_child_samples=5)
+    teacher.fit(rows, rows, tmp_path, 0, lambda _: None)
+    assert np.isfinite(teacher.open(tmp_path)(rows.columns)["logit_positive"]).all()
+
+
+@pytest.mark.parametrize("kind", ["binary", "regression", "count"])
+def test_a_label_that_no_validation_row_knows_yet_is_fitted_on_rows_held_out_of_training(kind: str, tmp_path: Path) -> None:
+    late, said = LabelSpec(name="late", kind=kind), []
+    rows, other = column_rows(200), column_rows(64, 1)
+    train = ColumnRows(rows.columns, {**rows.labels, "late": 1 - rows.labels["positive"]}, rows.groups)
+    valid = ColumnRows(other.columns, {**other.labels, "late": np.full(64, np.nan, np.float32)}, other.groups)
+    teacher = LightGBMTeacher(ColumnInputs(FEATURES, (LABEL, late)), rounds=5, min_child_samples=5)
+    teacher.fit(train, valid, tmp_path, 0, said.append)
+    assert "late: no validation row knows it; early stopping holds out 20 training rows" in said
+    assert np.isfinite(teacher.open(tmp_path)(rows.columns)["logit_late"]).all()
+
+
+@pytest.mark.parametrize(("factory", "options"), TEACHERS)
+def test_odd_values_of_columns_are_answered(factory: type, options: dict, tmp_path: Path) -> None:
+    rows = column_rows(200)
+    place = np.arange(200)
+    odd = {
+        "amount": np.where(place % 9 == 0, np.inf, rows.columns["amount"]), "age": np.full(200, np.nan),
+        "channel": np.where(place % 3 == 0, np.inf, place % 4.0),
+    }  # fmt: skip
+    some = ColumnRows({**rows.columns, **odd}, rows.labels, rows.groups)
+    teacher = factory(INPUTS, **options)
+    teacher.fit(some, some, tmp_path, 0, lambda _: None)
+    assert np.isfinite(teacher.open(tmp_path)(some.columns)["logit_positive"]).all()
+
+
+def test_a_teacher_of_other_features_or_with_a_changed_file_is_refused(tmp_path: Path) -> None:
+    teacher = LightGBMTeacher(INPUTS, rounds=3)
+    teacher.fit(column_rows(), column_rows(64, 1), tmp_path, 0, lambda _: None)
+    with pytest.raises(ValueError, match="of another features"):
+        LightGBMTeacher(ColumnInputs(FEATURES[::-1], (LABEL,)), rounds=3).open(tmp_path)
+    (tmp_path / "positive.txt").write_text((tmp_path / "positive.txt").read_text().replace("0", "1", 1))
+    with pytest.raises(ValueError, match="was changed after it was fitted"):
+        teacher.open(tmp_path)
 
 
 @pytest.mark.parametrize("options", [{"knots": 6}, {"pairs": [["age", "price"]], "increasing": ["price"]}])

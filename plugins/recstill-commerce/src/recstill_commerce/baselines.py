@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recstill.api import FeatureError
+from recstill.api import ConfigError, FeatureError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from recstill.api import BaselineData, LabelSpec
 
-_OBJECTIVES = {"binary": "binary", "count": "poisson", "regression": "regression"}
+_OBJECTIVES = {"binary": "binary", "graded": "cross_entropy", "count": "poisson", "regression": "regression"}
 
 
 def lightgbm_baseline(
@@ -26,34 +26,62 @@ def lightgbm_baseline(
     seed: int,
     progress: Callable[[str], None],
 ) -> Mapping[str, NDArray[np.float32]]:
-    """Gradient-boosted trees: up to 200 of 31 leaves, stopped early on the validation split, one model per label."""
+    """Gradient-boosted trees: up to 200 of 31 leaves, one model per label, on the rows that know it, stopped early on the
+    validation rows that do. A graded label is fitted as the expected grade. Raise ConfigError for labels that cannot be fitted.
+    """
     import lightgbm
 
     names = sorted(train.features)
     matrices = [np.column_stack([_column(data, name) for name in names]) for data in (train, valid, test)]
     # High-cardinality ids as categories overfit and take minutes; LightGBM's own advice is to treat them as numbers.
-    categorical = [name for name in train.categorical if len(np.unique(train.features[name])) <= 500]
+    few = [name in train.categorical and len(np.unique(train.features[name])) <= 500 for name in names]
     settings = {
         "num_leaves": 31, "learning_rate": 0.15, "seed": seed, "verbose": -1, "num_threads": 2, "deterministic": True,
         "force_col_wise": True, "feature_pre_filter": False,
     }  # fmt: skip
-    learn = lightgbm.Dataset(
-        matrices[0], feature_name=names, categorical_feature=categorical, params=settings, free_raw_data=False
-    )
-    check = lightgbm.Dataset(matrices[1], reference=learn, params=settings, free_raw_data=False)
+    binned = _Binned(matrices[0], matrices[1], np.flatnonzero(few).tolist(), settings)
     predictions = {}
     for label in labels:
-        if label.kind not in _OBJECTIVES:
+        kind = "graded" if label.graded else label.kind
+        if kind not in _OBJECTIVES:
             continue
-        learn.set_label(train.labels[label.name])
-        check.set_label(valid.labels[label.name])
-        stop = lightgbm.early_stopping(20, verbose=False)
-        booster = lightgbm.train(
-            {**settings, "objective": _OBJECTIVES[label.kind]}, learn, 200, valid_sets=[check], callbacks=[stop]
-        )
-        progress(f"{label.name}, {booster.best_iteration} trees")
+        try:
+            learn, checks = binned.of(train.labels[label.name], valid.labels[label.name])
+            stops = [lightgbm.early_stopping(20, verbose=False)] if checks else []
+            booster = lightgbm.train(
+                {**settings, "objective": _OBJECTIVES[kind]}, learn, 200, valid_sets=checks, callbacks=stops
+            )
+        except lightgbm.basic.LightGBMError as error:
+            raise ConfigError("Baseline 'lightgbm'", [f"label {label.name!r}: {str(error).strip()}"]) from error
+        progress(f"{label.name}, {booster.best_iteration if checks else booster.num_trees()} trees")
         predictions[label.name] = np.asarray(booster.predict(matrices[2]), np.float32)
     return predictions
+
+
+class _Binned:
+    """Rows as LightGBM bins them, once for all labels that the same rows know."""
+
+    def __init__(
+        self, train: NDArray[np.float32], valid: NDArray[np.float32], categorical: list[int], settings: Mapping[str, Any]
+    ) -> None:
+        self.rows, self.categorical, self.settings = (train, valid), categorical, settings
+        self.known: list[NDArray[np.bool_]] = []
+
+    def of(self, train: NDArray[np.float32], valid: NDArray[np.float32]) -> tuple[Any, list[Any]]:
+        """Return the rows that know a label, and what to stop early by: none where no validation row knows it."""
+        import lightgbm
+
+        known = [~np.isnan(train), ~np.isnan(valid)]
+        if not all(map(np.array_equal, self.known or [None, None], known)):
+            options = {"params": self.settings, "free_raw_data": False}
+            parts = [matrix[here] for matrix, here in zip(self.rows, known, strict=True)]
+            self.known = known
+            self.learn = lightgbm.Dataset(parts[0], categorical_feature=self.categorical, **options)
+            self.check = [lightgbm.Dataset(parts[1], reference=self.learn, **options)] if len(parts[1]) else []
+        self.learn.set_label(train[known[0]])
+        for check in self.check:
+            check.set_label(valid[known[1]])
+        return self.learn, self.check
 
 
 def _column(data: BaselineData, name: str) -> NDArray[np.float32]:
