@@ -62,17 +62,15 @@ def fetch_(name: str, source: Path | None) -> None:
 @output_option
 def snapshot(task: str, service: str | None, options: tuple[str, ...], output: str) -> None:
     """Write the immutable, hashed training table of TASK."""
-    import yaml
-
     from recstill.recipes.data import make_snapshot
-    from recstill.recipes.loading import load_recipe
+    from recstill.recipes.loading import load_recipe, parse_setting
     from recstill.recipes.platform import Platform
     from recstill.recipes.progress import Progress
 
     platform = Platform.open()
     chosen = platform.task(task)
     _, recipe = load_recipe(platform, chosen.spec.default_recipe)
-    values = {key: yaml.safe_load(value) for key, _, value in (option.partition("=") for option in options)}
+    values = dict(parse_setting(option) for option in options)
     made = make_snapshot(platform, chosen, {**recipe.data, **values}, service or recipe.teacher.features, Progress().say)
     show_one({"id": made.id, "rows": made.meta["num_rows"], "splits": made.meta["splits"], "folder": made.folder}, output)
 

@@ -17,7 +17,7 @@ from recstill.api.errors import BundleError, ConfigError
 from recstill.data.bundle import MANIFEST, write_manifest
 from recstill.data.files import new_folder, sha256_of
 from recstill.evaluation.metrics import Floats, predictions_of
-from recstill.recipes.checking import unknown_options
+from recstill.recipes.checking import option_problems
 from recstill.recipes.judging import row_metrics
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def unpack_columns(run: Run, role: str, bundle: Path) -> None:
 
 def check_column_options(factory: Any, options: object, place: str, features: Any, labels: Any) -> list[str]:
     """Build the teacher once: what its constructor refuses is a mistake of the recipe."""
-    if (problems := unknown_options(factory, options, place, skip=1)) or not isinstance(options, dict):
+    if (problems := option_problems(factory, options, place, skip=1)) or not isinstance(options, dict):
         return problems
     try:
         factory(ColumnInputs(tuple(features), tuple(labels)), **options)

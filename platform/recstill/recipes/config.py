@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from recstill.api.names import NAME_RULE, is_name
 from recstill.api.strategy import Schedule
 from recstill.training.config import TrainingConfig
 
+MOST_SEED = 2**31 - 1  # what every library that draws at random takes
+
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _checked_name(text: str) -> str:
+    if not is_name(text):
+        raise ValueError(f"{text!r} cannot be a name: {NAME_RULE}")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_checked_name)]
+Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
 
 
 class ModelConfig(_Part):
@@ -28,7 +41,7 @@ class ModelConfig(_Part):
     features: str
     options: dict[str, Any] = Field(default_factory=dict)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
-    register_as: str
+    register_as: Name
     table_dtype: Literal["float32", "float16"] = "float32"
     keep_negatives: float = Field(1.0, gt=0, le=1)
     label_share: float = Field(1.0, gt=0, le=1)
@@ -52,22 +65,31 @@ class ScheduleConfig(_Part):
     until: float = Field(1.0, gt=0, le=1)
     shape: Literal["linear", "cosine", "exponential"] = "linear"
 
+    @model_validator(mode="after")
+    def _can_be_built(self) -> ScheduleConfig:
+        self.schedule()
+        return self
+
     def schedule(self) -> Schedule:
         return Schedule(self.start, self.stop, self.until, self.shape)
+
+
+def _kind_of_weight(value: object) -> str:
+    return "kind:schedule" if isinstance(value, (dict, ScheduleConfig)) else "kind:number"
+
+
+Weight = Annotated[
+    Annotated[float, Field(ge=0), Tag("kind:number")] | Annotated[ScheduleConfig, Tag("kind:schedule")],
+    Discriminator(_kind_of_weight),
+]
 
 
 class StrategyConfig(_Part):
     """One distillation loss and its weight beside the label loss; an option may be a schedule too."""
 
     name: str
-    weight: float | ScheduleConfig = 1.0
+    weight: Weight = 1.0
     options: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _not_negative(self) -> StrategyConfig:
-        if isinstance(self.weight, float) and self.weight < 0:
-            raise ValueError(f"weight must not be negative, not {self.weight}")
-        return self
 
     @property
     def weight_value(self) -> float | Schedule:
@@ -89,7 +111,7 @@ class MixedConfig(_Part):
 
     copies: float = Field(1.0, gt=0, le=20)
     share: float = Field(0.2, gt=0, le=1)
-    seed: int = 0
+    seed: Seed = 0
 
 
 class DistilConfig(_Part):
@@ -138,6 +160,15 @@ class RuleConfig(_Part):
     score: float
 
 
+def _kind_of_rules(value: object) -> str:
+    return "kind:file" if isinstance(value, str) else "kind:list"
+
+
+Rules = Annotated[
+    Annotated[tuple[RuleConfig, ...], Tag("kind:list")] | Annotated[str, Tag("kind:file")], Discriminator(_kind_of_rules)
+]
+
+
 class Recipe(_Part):
     """One pipeline: pretrain a teacher, score it, distil students, compare, export, register.
 
@@ -147,16 +178,26 @@ class Recipe(_Part):
     task: str
     description: str = ""
     data: dict[str, Any] = Field(default_factory=dict)
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1)
     teacher: TeacherConfig
     teachers: tuple[TeacherConfig, ...] = ()
     student: ModelConfig
     distil: DistilConfig
     prune: PruneConfig | None = None
     quantise: QuantiseConfig | None = None
-    rules: tuple[RuleConfig, ...] | str = Field((), description="rules for `posterior-regularisation`, or a YAML file of them")
+    rules: Rules = Field((), description="rules for `posterior-regularisation`, or a YAML file of them")
     baselines: tuple[str, ...] = ()
-    threads: int = Field(1, ge=1, description="torch threads; more than one makes runs irreproducible to the last bit")
+    threads: int = Field(1, ge=1, le=1024, description="torch threads; more than one makes runs irreproducible to the last bit")
+
+    @model_validator(mode="after")
+    def _nothing_twice(self) -> Recipe:
+        if repeated := sorted({seed for seed in self.seeds if self.seeds.count(seed) > 1}):
+            text = ", ".join(map(str, repeated))
+            raise ValueError(f"seeds: {text} comes more than once; two runs of one seed are one run, and show no spread")
+        names = [part.register_as for part in self.all_teachers.values() if not part.version] + [self.student.register_as]
+        if repeated_names := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"register_as: {', '.join(repeated_names)} names more than one model of this recipe")
+        return self
 
     @property
     def student_stages(self) -> tuple[str, ...]:

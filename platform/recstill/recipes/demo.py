@@ -6,8 +6,6 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from recstill.api.errors import GateError
 from recstill.data.fetch import fetch
 from recstill.recipes.features import check_own_store, ensure_features, materialize_features
@@ -15,6 +13,7 @@ from recstill.recipes.packaging import package
 from recstill.recipes.release import promote
 from recstill.recipes.run import run_recipe
 from recstill.recipes.serving import post, running_server
+from recstill.recipes.strict_yaml import read_yaml
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,7 +70,7 @@ def run_demo(platform: Platform, task_name: str, overrides: list[str], progress:
 
 def _pretrained(platform: Platform, recipe: str) -> list[Dataset]:
     """Return the pretrained models that a recipe's teacher starts from."""
-    part = yaml.safe_load(platform.catalog("recipes")[recipe].read_text())["teacher"]
+    part = read_yaml(platform.catalog("recipes")[recipe], f"Recipe {recipe}")["teacher"]
     needs = getattr(platform.catalog("teachers").get(part["name"]), "needs", lambda _: ())(part.get("options") or {})
     return [platform.catalog("datasets")[name] for name in needs]
 

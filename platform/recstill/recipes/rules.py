@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
-from pydantic import TypeAdapter, ValidationError
 
 from recstill.api.errors import ConfigError
 from recstill.recipes.config import RuleConfig
+from recstill.recipes.mistakes import validated
+from recstill.recipes.strict_yaml import read_yaml
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,10 +24,11 @@ def read_rules(rules: tuple[RuleConfig, ...] | str) -> tuple[RuleConfig, ...]:
     """Return the rules of a recipe, from its file where it names one. Raise ConfigError if that cannot be read."""
     if not isinstance(rules, str):
         return rules
-    try:
-        return TypeAdapter(tuple[RuleConfig, ...]).validate_python(yaml.safe_load(Path(rules).read_text()))
-    except (OSError, yaml.YAMLError, ValidationError) as error:
-        raise ConfigError(f"Rules {rules}", [str(error)]) from error
+    subject = f"Rules {rules}"
+    found, problems = validated(tuple[RuleConfig, ...], read_yaml(Path(rules), subject))
+    if found is None:
+        raise ConfigError(subject, problems)
+    return found
 
 
 def rule_scores(rules: tuple[RuleConfig, ...], snapshot: Snapshot) -> NDArray[np.float32]:

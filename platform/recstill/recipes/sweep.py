@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from recstill.api.errors import ConfigError
 from recstill.data.files import read_json, write_json
-from recstill.recipes.config import Recipe
+from recstill.recipes.config import Name, Recipe
 from recstill.recipes.data import is_current
 from recstill.recipes.loading import load_recipe
+from recstill.recipes.mistakes import validated
 from recstill.recipes.run import resume_run, run_recipe
+from recstill.recipes.strict_yaml import read_yaml
 from recstill.registry.runs import get_run, list_runs, metrics_of
 from recstill.registry.versions import find_version, lineage_of, version_of_run
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Claim(_Part):
@@ -48,7 +49,7 @@ class Experiment(_Part):
     """A recipe, what all variants set, and the variants: name -> overrides. The first one trains the teacher, the others take
     its registered version unless share_teacher is false. A variant may start from another recipe with `recipe=NAME`."""
 
-    name: str
+    name: Name
     title: str
     description: str = ""
     recipe: str
@@ -59,15 +60,21 @@ class Experiment(_Part):
     order: Literal["given", "best"] = "given"
     claims: tuple[Claim, ...] = ()
 
+    @model_validator(mode="after")
+    def _claims_are_about_variants(self) -> Experiment:
+        for claim in self.claims:
+            if claim.variant not in self.variants:
+                raise ValueError(f"claims: {claim.text!r} is about variant {claim.variant!r}, which there is not")
+        return self
+
 
 def load_experiment(path: Path) -> Experiment:
     """Read an experiment file. Raise ConfigError with what is wrong."""
-    if not path.is_file():
-        raise ConfigError(f"Experiment {path}", ["there is no such file"])
-    try:
-        return Experiment.model_validate(yaml.safe_load(path.read_text()))
-    except (ValidationError, yaml.YAMLError) as error:
-        raise ConfigError(f"Experiment {path}", str(error).splitlines()[1:]) from error
+    subject = f"Experiment {path}"
+    experiment, problems = validated(Experiment, read_yaml(path, subject))
+    if experiment is None:
+        raise ConfigError(subject, problems)
+    return experiment
 
 
 def run_sweep(platform: Platform, path: Path, out: Path, progress: Progress, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -152,9 +159,7 @@ def _row(platform: Platform, name: str, run_id: str) -> dict[str, Any]:
 
 
 def _judge(claim: Claim, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    row = next((row for row in rows if row["variant"] == claim.variant), None)
-    if row is None:
-        raise ConfigError(f"Claim {claim.text!r}", [f"there is no variant {claim.variant!r}"])
+    row = next(row for row in rows if row["variant"] == claim.variant)
     if claim.equals is not None:
         return {"text": claim.text, "measured": row["verdict"], "target": claim.equals, "met": row["verdict"] == claim.equals}
     value, spread, _ = row["subjects"][claim.subject][claim.metric]

@@ -13,7 +13,7 @@ class TrainingConfig(BaseModel):
     validate_every: epochs between two looks at the validation split; `patience` counts looks.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     epochs: int = Field(3, ge=0, le=1000)
     batch_size: int = Field(4096, ge=1)
