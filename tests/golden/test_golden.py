@@ -254,3 +254,23 @@ def test_the_report_speaks_of_the_student_that_is_registered(ads: Ads) -> None:
     manifest = open_bundle(finished.platform.artifacts.get(version.artifact))
     assert manifest.num_parameters == version.num_parameters
     assert version.baselines.keys() == {"popularity"}
+
+
+def test_a_run_ends_with_its_metrics_its_verdict_and_the_next_commands(
+    clicks: Clicks, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from recstill.cli.results import show_result
+
+    finished = clicks[0]
+    show_result(finished.platform, finished.result, "json")
+    shown = json.loads(capsys.readouterr().out)
+    measured = numbers_of(finished)["student distilled"]["click.auc"]
+    assert shown["metrics"]["student distilled"]["click.auc"]["value"] == measured
+    assert shown["verdict"] == finished.result.verdict
+    show_result(finished.platform, finished.result, "table")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["auc", "gauc", "ndcg@10"]
+    assert [line.split()[0] for line in lines[1:3]] == ["teacher", "student"]
+    commands = "\n".join(lines)
+    assert f"recstill models promote {finished.result.student}" in commands
+    assert "materialize" not in commands, "its requests bring everything"

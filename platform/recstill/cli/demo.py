@@ -13,21 +13,16 @@ def demo(task: str, overrides: tuple[str, ...]) -> None:
     import json
     import resource
 
-    from recstill.cli.output import show, spread_text
+    from recstill.cli.results import headline, show_metrics, task_of
     from recstill.recipes.demo import run_demo
     from recstill.recipes.platform import Platform
     from recstill.recipes.progress import Progress
 
     progress = Progress()
-    result = run_demo(Platform.open(), task, list(overrides), progress)
+    platform = Platform.open()
+    result = run_demo(platform, task, list(overrides), progress)
     progress.say(f"done, peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")
-    rows = []
-    for subject, values in result.run.metrics.items():
-        row = {"": subject}
-        for name in result.metrics:
-            row[name.split(".", 1)[1]] = spread_text(*values[name]) if name in values else ""
-        rows.append(row)
-    show(rows, "table")
+    show_metrics(result.run.metrics, headline(task_of(platform, result.run.run_id), result.run.metrics))
     click.echo(
         f"\nverdict    {result.run.verdict}\npromotion  {result.promotion}\n"
         f"report     {result.run.report}\nbento      {result.bento}"

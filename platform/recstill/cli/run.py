@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from recstill.cli.output import output_option, show, show_one
+from recstill.cli.output import output_option, show
 
 
 @click.command()
@@ -21,6 +21,7 @@ def run(recipe: str | None, overrides: tuple[str, ...], resume: str | None, dry_
         raise click.UsageError("Name a recipe, or give --resume RUN.")
     if resume and (overrides or dry_run):
         raise click.UsageError("A resumed run keeps its recipe: --set and --dry-run do not go with --resume.")
+    from recstill.cli.results import show_result
     from recstill.recipes.platform import Platform
     from recstill.recipes.run import plan_recipe, resume_run, run_recipe
 
@@ -29,13 +30,4 @@ def run(recipe: str | None, overrides: tuple[str, ...], resume: str | None, dry_
         show([stage.as_row() for stage in plan_recipe(platform, str(recipe), overrides)], output)
         return
     result = resume_run(platform, resume) if resume else run_recipe(platform, str(recipe), overrides)
-    show_one(
-        {
-            "run": result.run_id,
-            "student": result.student,
-            "teacher": result.teacher,
-            "verdict": result.verdict,
-            "report": result.report,
-        },
-        output,
-    )
+    show_result(platform, result, output)

@@ -18,7 +18,7 @@ from recstill.recipes.strict_yaml import read_yaml
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from recstill.api.task import Dataset, TaskSpec
+    from recstill.api.task import Dataset
     from recstill.recipes.platform import Platform
     from recstill.recipes.progress import Progress
     from recstill.recipes.stages import RunResult
@@ -33,7 +33,6 @@ class DemoResult:
     request: dict[str, Any]
     response: dict[str, Any]
     promotion: str
-    metrics: tuple[str, ...]
 
 
 def run_demo(platform: Platform, task_name: str, overrides: list[str], progress: Progress) -> DemoResult:
@@ -65,7 +64,7 @@ def run_demo(platform: Platform, task_name: str, overrides: list[str], progress:
     log = platform.settings.folder("logs") / "demo-server.log"
     with progress.stage("serving"), running_server(platform, bento, free_port(), log) as address:
         response = post(f"{address}{task.spec.endpoint.path}", request)
-    return DemoResult(result, bento, request, response, promotion, _shown_metrics(task.spec))
+    return DemoResult(result, bento, request, response, promotion)
 
 
 def _pretrained(platform: Platform, recipe: str) -> list[Dataset]:
@@ -105,17 +104,6 @@ def _request(platform: Platform, task_name: str) -> dict[str, Any]:
     if endpoint.context:
         request["context"] = {field.name: columns[field.name][places[-1]] for field in endpoint.context}
     return request | ({"explain": True} if spec.decision is not None else {})
-
-
-def _shown_metrics(spec: TaskSpec) -> tuple[str, ...]:
-    """The metrics that say most about a task of this kind."""
-    name = spec.primary.name
-    if spec.primary.graded:
-        return tuple(f"{name}.{metric}" for metric in ("ndcg@10", "spearman", "mrr", "calibration", "rmse"))
-    plain = [f"{name}.{metric}" for metric in ("auc", "gauc", "ndcg@10", "ne", "calibration")]
-    if spec.decision is None:
-        return tuple(plain)
-    return (plain[0], plain[3], plain[4], *(f"fairness.{group}.approval_gap" for group in spec.fairness))
 
 
 def free_port() -> int:
