@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from recstill.api.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -19,13 +21,24 @@ class Settings:
     @classmethod
     def from_environment(cls) -> Settings:
         """Read `RECSTILL_HOME`, `RECSTILL_REGISTRY_URL`, `RECSTILL_ARTIFACTS_URL` and `RECSTILL_FEATURE_REPO`."""
-        home = Path(os.environ.get("RECSTILL_HOME", ".recstill")).expanduser().resolve()
+        home = Path(_given("RECSTILL_HOME") or ".recstill").expanduser().resolve()
+        if "?" in str(home):
+            raise ConfigError("RECSTILL_HOME", [f"{home}: addresses of databases end at a '?'; name a folder without one"])
         return cls(
             home=home,
-            registry_url=os.environ.get("RECSTILL_REGISTRY_URL", f"sqlite:///{home / 'registry.db'}"),
-            artifacts_url=os.environ.get("RECSTILL_ARTIFACTS_URL", str(home / "artifacts")),
-            feature_repo=Path(os.environ.get("RECSTILL_FEATURE_REPO", _bundled_feature_repo())).resolve(),
+            registry_url=_given("RECSTILL_REGISTRY_URL") or f"sqlite:///{home / 'registry.db'}",
+            artifacts_url=_given("RECSTILL_ARTIFACTS_URL") or str(home / "artifacts"),
+            feature_repo=Path(_given("RECSTILL_FEATURE_REPO") or _bundled_feature_repo()).expanduser().resolve(),
         )
+
+    @property
+    def own_registry(self) -> Path:
+        """The registry's file where RECSTILL_REGISTRY_URL names no other."""
+        return self.home / "registry.db"
+
+    @property
+    def own_registry_url(self) -> str:
+        return f"sqlite:///{self.own_registry}"
 
     @property
     def cache(self) -> Path:
@@ -38,6 +51,11 @@ class Settings:
         path = self.home.joinpath(*parts)
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+
+def _given(variable: str) -> str:
+    """The value of a variable; one that is set to nothing counts as not set."""
+    return os.environ.get(variable, "").strip()
 
 
 def _bundled_feature_repo() -> str:

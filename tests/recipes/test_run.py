@@ -184,7 +184,7 @@ def test_promotion_goes_through_gates_and_says_which_failed(home_copy: Settings,
     with platform.registry.transaction() as session:
         assert aliases_of(session, "ads") == {}
     assert promote(platform, "ads:1", "challenger", "try")["alias"] == "challenger"
-    assert set(judge(platform, "ads:1")[1]) == {"quality", "calibration", "parity", "size", "fairness"}
+    assert set(judge(platform, "ads:1").gates) == {"quality", "calibration", "parity", "size", "fairness"}
 
 
 def test_damaged_or_missing_artifacts_are_found_and_never_promoted(home_copy: Settings) -> None:

@@ -2,42 +2,40 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from alembic import command
 from alembic.config import Config
+from registry_rows import add, put_artifact, settings_in
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DatabaseError
-from sqlmodel import Session, SQLModel
+from sqlmodel import SQLModel
 
 from recstill.api import RegistryError, UnknownNameError
 from recstill.api.measured import Undefined
 from recstill.registry import Registry, open_registry
 from recstill.registry.audit import list_audit
+from recstill.registry.models import RunRow
 from recstill.registry.runs import add_run, get_run, metrics_of, record_feature_set, record_metrics
 from recstill.registry.trials import list_trials
-from recstill.registry.versions import NewVersion, add_version, aliases_of, find_version, list_versions, roll_back, set_alias
+from recstill.registry.versions import (
+    AliasMovedError,
+    NewVersion,
+    add_version,
+    aliases_of,
+    find_version,
+    list_versions,
+    roll_back,
+    set_alias,
+)
 from recstill.settings import Settings
-
-
-def settings_in(folder: Path) -> Settings:
-    return Settings(folder, f"sqlite:///{folder / 'registry.db'}", str(folder / "artifacts"), folder)
 
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
     return open_registry(settings_in(tmp_path))
-
-
-def add(registry: Registry, session: Session, run_id: str, auc: float = 0.7) -> int:
-    add_run(session, run_id, "r", "ads", {})
-    session.flush()
-    features = record_feature_set(session, {"service": "s", "fingerprint": "f", "views": []})
-    new = NewVersion("ads", "ads", run_id, f"digest-{run_id}", 10, 5, features, {"auc": auc}, [("snapshot", "x", {})])
-    return add_version(registry, session, new).number
 
 
 def test_versions_count_up_and_a_run_registers_once(registry: Registry) -> None:
@@ -49,21 +47,15 @@ def test_versions_count_up_and_a_run_registers_once(registry: Registry) -> None:
         assert len(list_versions(session)) == 2
 
 
-def _add_many(folder: Path, name: str) -> None:
-    registry = open_registry(settings_in(folder))
-    for number in range(15):
-        with registry.transaction() as session:
-            add(registry, session, f"{name}-{number}")
-
-
-def test_processes_that_register_at_once_lose_nothing(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_add_many, args=(tmp_path, name)) for name in "abc"]
-    [worker.start() for worker in workers]
-    [worker.join() for worker in workers]
-    assert [worker.exitcode for worker in workers] == [0, 0, 0]
-    with open_registry(settings_in(tmp_path)).transaction() as session:
-        assert [version.number for version in list_versions(session)] == list(range(1, 46))
+def test_a_version_whose_artifact_is_gone_is_not_registered(registry: Registry) -> None:
+    digest = put_artifact(registry, "a bundle")
+    registry.artifacts.delete(digest)  # as garbage, between storing and registering
+    with pytest.raises(RegistryError, match=f"{digest[:12]} is not stored"), registry.transaction() as session:
+        add_run(session, "a", "r", "ads", {})
+        features = record_feature_set(session, {"service": "s", "fingerprint": "f", "views": []})
+        add_version(registry, session, NewVersion("ads", "ads", "a", digest, 1, 1, features, {}))
+    with registry.read() as session:
+        assert list_versions(session) == []
 
 
 def test_names_of_versions(registry: Registry) -> None:
@@ -79,8 +71,9 @@ def test_names_of_versions(registry: Registry) -> None:
         ]:
             with pytest.raises(UnknownNameError, match=words):
                 find_version(session, wrong)
-        with pytest.raises(RegistryError, match="names no version"):
-            find_version(session, "ads 7")
+        for wrong in ("ads 7", "ads:١", "ads:99999999999999999999", "ads:1\n", "ads:", "@champion", ""):
+            with pytest.raises(RegistryError, match="names no version"):
+                find_version(session, wrong)
 
 
 def test_promotion_leaves_previous_behind_and_rollback_swaps(registry: Registry) -> None:
@@ -95,12 +88,47 @@ def test_promotion_leaves_previous_behind_and_rollback_swaps(registry: Registry)
         assert actions == ["alias.rollback", "alias.set", "version.add", "alias.set", "version.add"]
 
 
-@pytest.mark.parametrize("alias", ["latest", "v3", "a b", ""])
+@pytest.mark.parametrize("alias", ["latest", "v3", "a b", "", "Champion", "champion\n", "chämpion", "-x", "a/b", "a:b"])
 def test_reserved_aliases_are_refused(registry: Registry, alias: str) -> None:
     with registry.transaction() as session:
         add(registry, session, "a")
         with pytest.raises(RegistryError, match="cannot be an alias"):
             set_alias(registry, session, find_version(session, "ads:1"), alias, reason="")
+
+
+def test_an_alias_is_moved_only_from_what_it_was_judged_against(registry: Registry) -> None:
+    with registry.transaction() as session:
+        for run in ("a", "b", "c"):
+            add(registry, session, run)
+        first, second, third = (find_version(session, f"ads:{number}") for number in (1, 2, 3))
+        set_alias(registry, session, first, "champion", reason="", expected=None)
+        set_alias(registry, session, second, "champion", reason="", expected=1)
+        with pytest.raises(AliasMovedError, match="moved meanwhile, to 2: ads:3 was judged beside 1"):
+            set_alias(registry, session, third, "champion", reason="", expected=1)
+        with pytest.raises(AliasMovedError, match="judged beside nothing"):
+            set_alias(registry, session, third, "champion", reason="", expected=None)
+        assert aliases_of(session, "ads") == {"champion": 2, "previous": 1}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_no_number_is_null_in_every_json_column(settings: Settings, value: float) -> None:
+    registry = open_registry(settings)
+    with registry.transaction() as session:
+        session.add(RunRow(id="a", recipe="r", task="t", config={"deep": [{"x": value, "y": 1.5}], "z": (value, "text", None)}))
+        registry.audit(session, "test", "x", found=value)
+    with registry.read() as session:
+        assert get_run(session, "a").config == {"deep": [{"x": None, "y": 1.5}], "z": [None, "text", None]}
+        assert list_audit(session)[0].details == {"found": None}
+
+
+def test_subjects_of_the_audit_log_are_taken_as_they_are_written(registry: Registry) -> None:
+    with registry.transaction() as session:
+        for subject in ("ads_b@champion", "adsxb@champion", "100%"):
+            registry.audit(session, "test", subject)
+    with registry.read() as session:
+        assert [row.subject for row in list_audit(session, "ads_")] == ["ads_b@champion"]
+        assert [row.subject for row in list_audit(session, "100%")] == ["100%"]
+        assert list_audit(session, "%") == []
 
 
 def test_a_failed_transaction_leaves_nothing(registry: Registry) -> None:
@@ -112,8 +140,14 @@ def test_a_failed_transaction_leaves_nothing(registry: Registry) -> None:
         assert list_audit(session) == []
 
 
-@pytest.mark.parametrize("statement", ["update audit set actor = 'x'", "delete from audit"])
-def test_the_audit_log_cannot_be_rewritten(registry: Registry, statement: str) -> None:
+_REPLACE = "insert or replace into audit (id, at, actor, action, subject, details) values (1, '2026-01-01', 'x', 'x', 'x', '1')"
+_REWRITES = [("sqlite", "update audit set actor = 'x'"), ("sqlite", "delete from audit"), ("sqlite", _REPLACE)]
+_REWRITES += [("postgres", words) for words in ("update audit set actor = 'x'", "delete from audit", "truncate audit")]
+
+
+@pytest.mark.parametrize(("settings", "statement"), _REWRITES, indirect=["settings"])
+def test_the_audit_log_cannot_be_rewritten(settings: Settings, statement: str) -> None:
+    registry = open_registry(settings)
     with registry.transaction() as session:
         registry.audit(session, "test", "x")
     with pytest.raises(DatabaseError, match="append-only"), registry.transaction() as session:
@@ -127,12 +161,6 @@ def test_migrations_make_the_tables_of_the_models(registry: Registry) -> None:
     with registry.engine.connect() as connection:
         differences = compare_metadata(MigrationContext.configure(connection), SQLModel.metadata)
     assert [d for d in differences if "modify" not in str(d[0])] == []
-
-
-def test_a_file_that_is_no_registry_is_an_error_with_a_way_out(tmp_path: Path) -> None:
-    (tmp_path / "registry.db").write_bytes(b"this is not a database, and it is long enough" * 100)
-    with pytest.raises(RegistryError, match="cannot be opened.*backup"):
-        open_registry(settings_in(tmp_path))
 
 
 def test_metrics_are_replaced_not_doubled(registry: Registry) -> None:

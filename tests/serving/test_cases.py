@@ -327,6 +327,6 @@ def test_the_student_knows_its_terms_and_the_gate_compares_the_groups(
     manifest = open_bundle(platform.artifacts.get(version.artifact))
     assert len(manifest.part_names) == len(manifest.part_means)
     assert "status_1" in manifest.part_names
-    _, gates = judge(platform, run.student)
+    gates = judge(platform, run.student).gates
     assert "the teacher's" in gates["fairness"].reason
     assert {"fairness.woman.approval_gap", "bands.A.share", "score.psi"} <= set(version.metrics)

@@ -14,7 +14,7 @@ def audit() -> None:
 
 @audit.command("list")
 @click.option("--subject", help="Only subjects that begin with this.")
-@click.option("--limit", default=50, show_default=True)
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1_000_000))
 @output_option
 def list_(subject: str | None, limit: int, output: str) -> None:
     """Show the audit log, newest first."""
@@ -22,7 +22,7 @@ def list_(subject: str | None, limit: int, output: str) -> None:
     from recstill.registry.audit import list_audit
 
     platform = Platform.open()
-    with platform.registry.transaction() as session:
+    with platform.registry.read() as session:
         rows = list_audit(session, subject, limit)
     show(
         [

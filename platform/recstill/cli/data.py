@@ -90,7 +90,7 @@ def show_(snapshot_id: str | None, output: str) -> None:
         meta["features"] = f"{meta['features']['service']} ({meta['features']['fingerprint']})"
         show_one(meta, output)
         return
-    with platform.registry.transaction() as session:
+    with platform.registry.read() as session:
         rows = list_snapshots(session)
     names = ("id", "task", "num_rows", "feature_service", "created_at")
     show([{name: getattr(row, name) for name in names} for row in rows], output, "no snapshot yet")

@@ -24,7 +24,7 @@ def list_(name: str | None, output: str) -> None:
 
     platform = Platform.open()
     rows = []
-    with platform.registry.transaction() as session:
+    with platform.registry.read() as session:
         for version in list_versions(session, name):
             aliases = [alias for alias, number in aliases_of(session, version.model_name).items() if number == version.number]
             rows.append(
@@ -49,7 +49,7 @@ def show_(version: str, output: str) -> None:
     from recstill.registry.versions import feature_set_of, find_version
 
     platform = Platform.open()
-    with platform.registry.transaction() as session:
+    with platform.registry.read() as session:
         row = find_version(session, version)
         features = feature_set_of(session, row)
     show_one(
@@ -76,7 +76,7 @@ def compare(versions: tuple[str, ...], output: str) -> None:
     from recstill.registry.versions import find_version
 
     platform = Platform.open()
-    with platform.registry.transaction() as session:
+    with platform.registry.read() as session:
         found = {f"{v.model_name}:{v.number}": v.measured for v in (find_version(session, name) for name in versions)}
     names = sorted({name for metrics in found.values() for name in metrics})
     show(
@@ -134,7 +134,7 @@ def lineage(version: str, output: str) -> None:
     from recstill.registry.versions import find_version, lineage_of
 
     platform = Platform.open()
-    with platform.registry.transaction() as session:
+    with platform.registry.read() as session:
         rows = lineage_of(session, find_version(session, version))
     show(
         [
@@ -173,7 +173,7 @@ def export(version: str, folder: Path) -> None:
     if folder.exists():
         raise click.ClickException(f"{folder} exists already.")
     platform = Platform.open()
-    with platform.registry.transaction() as session:
+    with platform.registry.read() as session:
         row = find_version(session, version)
     source = platform.artifacts.get(row.artifact)
     open_bundle(source)

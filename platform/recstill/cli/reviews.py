@@ -48,7 +48,7 @@ def list_(task: str | None, everything: bool, output: str) -> None:
     from recstill.registry.reviews import list_reviews
 
     platform = Platform.open()
-    with platform.registry.transaction() as session:
+    with platform.registry.read() as session:
         rows = list_reviews(session, task, is_open=None if everything else True)
     show(
         [

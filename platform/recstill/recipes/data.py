@@ -140,7 +140,7 @@ def snapshot_for(
     wanted = json.dumps(task.options.model_validate(options).model_dump(mode="json"), sort_keys=True)
     fingerprint = feature_set_of(platform, service).fingerprint
     root = platform.settings.folder("snapshots")
-    with platform.registry.transaction() as session:
+    with platform.registry.read() as session:
         known = list_snapshots(session, task.spec.name)
     for row in known:
         same = json.dumps(row.options, sort_keys=True) == wanted and row.fingerprint == fingerprint

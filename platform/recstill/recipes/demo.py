@@ -81,7 +81,7 @@ def _request(platform: Platform, task_name: str) -> dict[str, Any]:
 
     spec = platform.task(task_name).spec
     endpoint = spec.endpoint
-    with platform.registry.transaction() as session:
+    with platform.registry.read() as session:
         newest = list_snapshots(session, task_name)[0].id
     snapshot = open_snapshot(newest, platform.settings.folder("snapshots"))
     own = [feature.name for feature in spec.features if feature.view == "row"]

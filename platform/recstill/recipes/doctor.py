@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from recstill.api.errors import RecstillError
 from recstill.plugins.manager import load_plugins, normalised
+from recstill.registry.address import shown
 from recstill.registry.engine import open_registry
 from recstill.registry.plugins import list_plugins
 
@@ -91,18 +92,17 @@ def _disk(home: Path) -> Finding:
 def _registry(settings: Settings) -> Finding:
     try:
         registry = open_registry(settings)
-        with registry.transaction() as session:
+        with registry.read() as session:
             count = len(list_plugins(session))
     except RecstillError as error:
-        return Finding("registry", "missing", str(error), "check RECSTILL_REGISTRY_URL")
-    where = registry.engine.url.render_as_string(hide_password=True)
-    return Finding("registry", "ok", f"{where}, {count} plugins registered")
+        return Finding("registry", "missing", str(error), "see what was found")
+    return Finding("registry", "ok", f"{shown(registry.engine.url)}, {count} plugins registered")
 
 
 def _absent(settings: Settings, names: set[str]) -> list[Finding]:
     """Name the plugins that the registry lets take part and that are not installed."""
     try:
-        with open_registry(settings).transaction() as session:
+        with open_registry(settings).read() as session:
             rows = [row for row in list_plugins(session) if row.enabled and normalised(row.distribution) not in names]
     except RecstillError:  # said by the line of the registry
         return []

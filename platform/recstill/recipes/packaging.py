@@ -52,7 +52,7 @@ def package(platform: Platform, references: Sequence[str]) -> Path:
 
     Raise BundleError for a teacher (it may need privileged features) and for two versions of one task.
     """
-    with platform.registry.transaction() as session:
+    with platform.registry.read() as session:
         versions = [find_version(session, reference) for reference in references]
     cards: list[dict[str, str]] = []
     bundles: dict[str, Path] = {}

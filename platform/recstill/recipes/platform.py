@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from recstill.api.errors import PluginError
 from recstill.plugins.manager import Plugins, installed, load_plugins, normalised
 from recstill.plugins.shield import LOG
-from recstill.registry.artifacts import Artifacts
+from recstill.registry.address import shown
 from recstill.registry.engine import Registry, open_registry
 from recstill.registry.plugins import list_plugins, register_plugin
 from recstill.settings import Settings
@@ -17,8 +17,11 @@ from recstill.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sqlmodel import Session
+
     from recstill.api.task import Dataset, Task
     from recstill.plugins.catalog import Catalog
+    from recstill.registry.artifacts import Artifacts
 
 
 @dataclass
@@ -34,11 +37,12 @@ class Platform:
         """Open the registry and load the registered, enabled plugins. The first opening registers all that are installed."""
         settings = settings or Settings.from_environment()
         registry = open_registry(settings)
-        with registry.transaction() as session:
-            if not list_plugins(session):
-                for plugin in load_plugins().loaded:
-                    register_plugin(registry, session, plugin)
-            states = {normalised(plugin.distribution): plugin.enabled for plugin in list_plugins(session)}
+        if registry.is_new:
+            print(f"made a new registry: {shown(registry.engine.url)}", file=sys.stderr)
+        with registry.read() as session:
+            states = _states(session)
+        if not states:
+            states = _register_installed(registry)
         plugins = load_plugins(only={name for name, enabled in states.items() if enabled})
         plugins.left_out = _left_out(states)
         for broken in plugins.broken:
@@ -46,9 +50,9 @@ class Platform:
             LOG.warning("%s is left out: %s", broken.name, "; ".join(broken.problems))
         return cls(settings, registry, plugins)
 
-    @cached_property
+    @property
     def artifacts(self) -> Artifacts:
-        return Artifacts(self.settings)
+        return self.registry.artifacts
 
     def catalog(self, kind: str) -> Catalog[Any]:
         """Return everything of one kind that the enabled plugins offer."""
@@ -71,6 +75,21 @@ class Platform:
         """Return distribution, version and content hash of the plugin that offers a thing; a model version pins them."""
         plugin = self.plugins.get(self.catalog(kind).owner(name))
         return plugin.name, plugin.version, plugin.digest
+
+
+def _states(session: Session) -> dict[str, bool]:
+    """Return whether each registered plugin is enabled."""
+    return {normalised(plugin.distribution): plugin.enabled for plugin in list_plugins(session)}
+
+
+def _register_installed(registry: Registry) -> dict[str, bool]:
+    """Register every plugin that is installed, unless another process has done so meanwhile."""
+    with registry.transaction() as session:
+        if not list_plugins(session):
+            for plugin in load_plugins().loaded:
+                register_plugin(registry, session, plugin)
+            session.flush()
+        return _states(session)
 
 
 def _left_out(states: Mapping[str, bool]) -> dict[str, str]:

@@ -31,7 +31,7 @@ class PluginState:
 def list_all(settings: Settings) -> list[PluginState]:
     """Return installed and registered plugins; broken ones with their problems."""
     platform = Platform.open(settings)
-    with platform.registry.transaction() as session:
+    with platform.registry.read() as session:
         rows = {normalised(row.distribution): row for row in list_plugins(session)}
     installed = load_plugins()
     states = [
@@ -51,7 +51,7 @@ def describe(settings: Settings, name: str) -> dict[str, Any]:
     plugin = load_plugins().get(name)
     alone = load_plugins(only={name})
     platform = Platform.open(settings)
-    with platform.registry.transaction() as session:
+    with platform.registry.read() as session:
         row = find_plugin(session, name)
     offers = {kind: ", ".join(alone.catalog(kind)) for kind in KINDS if len(alone.catalog(kind))}
     return {

@@ -65,7 +65,7 @@ def fetch_teacher(run: Run, role: str) -> dict[str, Any]:
     Raise ConfigError unless it answers this task, is the model that the recipe names, and reads the service as it is.
     """
     part = run.recipe.all_teachers[role]
-    with run.platform.registry.transaction() as session:
+    with run.platform.registry.read() as session:
         version = find_version(session, part.version)
     folder = run.platform.artifacts.get(version.artifact)
     manifest = open_bundle(folder)
@@ -96,7 +96,7 @@ def start_weights(run: Run, role: str, reference: str) -> dict[str, Any]:
 
     Raise ConfigError if it answers another task, is another model, or reads other features.
     """
-    with run.platform.registry.transaction() as session:
+    with run.platform.registry.read() as session:
         version = find_version(session, reference)
     folder = run.platform.artifacts.get(version.artifact)
     manifest = open_bundle(folder)
@@ -144,8 +144,9 @@ def _register(
     lineage: Lineage,
     features: dict[str, Any],
 ) -> str:
-    digest = run.platform.artifacts.put(folder)  # stored before any row points at it
+    run.platform.artifacts.put(folder)  # before the transaction, so that nobody waits for the upload
     with run.platform.registry.transaction() as session:
+        digest = run.platform.artifacts.put(folder)  # again, at no cost unless it was collected as garbage meanwhile
         new = NewVersion(
             model=model,
             task=run.task.spec.name,

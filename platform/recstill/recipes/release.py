@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 from recstill.api.errors import GateError, RecstillError, RegistryError
 from recstill.api.gates import Candidate, GateResult
@@ -10,6 +10,7 @@ from recstill.api.measured import numbers_of
 from recstill.data.bundle import open_bundle
 from recstill.recipes.judging import primary_metric
 from recstill.registry.versions import (
+    AliasMovedError,
     aliases_of,
     find_version,
     lineage_of,
@@ -24,11 +25,20 @@ if TYPE_CHECKING:
     from recstill.registry.models import VersionRow
 
 GATED = "champion"
+_ATTEMPTS = 3
 
 
-def judge(platform: Platform, reference: str) -> tuple[VersionRow, dict[str, GateResult]]:
-    """Return what each gate says of a version, beside the champion that it would replace."""
-    with platform.registry.transaction() as session:
+class Judgement(NamedTuple):
+    """What each gate says of a version, beside the champion (its number; None without one) that it would replace."""
+
+    version: VersionRow
+    gates: dict[str, GateResult]
+    champion: int | None
+
+
+def judge(platform: Platform, reference: str) -> Judgement:
+    """Ask every gate about a version."""
+    with platform.registry.read() as session:
         version = find_version(session, reference)
         champion = aliases_of(session, version.model_name).get(GATED)
         incumbent = None
@@ -51,35 +61,62 @@ def judge(platform: Platform, reference: str) -> tuple[VersionRow, dict[str, Gat
         baselines=version.baselines,
     )
     gates = platform.catalog("gates")
-    return version, {name: gate(candidate) for name, gate in gates.items()}
+    return Judgement(version, {name: gate(candidate) for name, gate in gates.items()}, champion)
 
 
 def promote(platform: Platform, reference: str, alias: str, reason: str, dry_run: bool = False) -> dict[str, Any]:
-    """Point an alias at a version; `champion` only through every gate. Raise GateError with the gates that failed."""
-    version, results = judge(platform, reference) if alias == GATED else (_find(platform, reference), {})
-    name = f"{version.model_name}:{version.number}"
-    failed = [f"{gate}: {result.reason}" for gate, result in results.items() if not result.passed]
+    """Point an alias at a version; `champion` only through every gate. Raise GateError with the gates that failed.
+
+    Whoever moves the champion meanwhile makes the judgement void: it is made again, beside the new champion.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return _promote(platform, reference, alias, reason, dry_run)
+        except AliasMovedError:
+            continue
+    return _promote(platform, reference, alias, reason, dry_run)
+
+
+def _promote(platform: Platform, reference: str, alias: str, reason: str, dry_run: bool) -> dict[str, Any]:
+    gates: dict[str, GateResult] = {}
+    expected: int | Literal["any"] | None = "any"
+    if alias == GATED:
+        version, gates, expected = judge(platform, reference)
+    else:
+        version = _find(platform, reference)
+    failed = [f"{gate}: {result.reason}" for gate, result in gates.items() if not result.passed]
     if failed:
-        if not dry_run:
-            with platform.registry.transaction() as session:
-                platform.registry.audit(
-                    session, "alias.refused", f"{version.model_name}@{alias}", number=version.number, failed=failed
-                )
-        raise GateError(name, failed)
+        _refuse(platform, version, alias, failed, dry_run)
     before = None
     if not dry_run:
-        if not platform.artifacts.has(version.artifact):
-            raise RegistryError(f"{name} cannot be promoted: its artifact {version.artifact[:12]} is missing.")
-        with platform.registry.transaction() as session:
-            before = set_alias(platform.registry, session, version, alias, reason=reason)
+        before = _point(platform, version, alias, reason, expected)
         platform.plugins.tell("after_promotion", name=version.model_name, version=version.number, alias=alias)
     return {
-        "version": name,
+        "version": f"{version.model_name}:{version.number}",
         "alias": alias,
         "before": before,
-        "gates": {gate: result.reason for gate, result in results.items()},
+        "gates": {gate: result.reason for gate, result in gates.items()},
         "dry_run": dry_run,
     }
+
+
+def _refuse(platform: Platform, version: VersionRow, alias: str, failed: list[str], dry_run: bool) -> NoReturn:
+    subject = f"{version.model_name}@{alias}"
+    if not dry_run:
+        with platform.registry.transaction() as session:
+            platform.registry.audit(session, "alias.refused", subject, number=version.number, failed=failed)
+    raise GateError(f"{version.model_name}:{version.number}", failed)
+
+
+def _point(
+    platform: Platform, version: VersionRow, alias: str, reason: str, expected: int | Literal["any"] | None
+) -> int | None:
+    with platform.registry.transaction() as session:
+        if not platform.artifacts.has(version.artifact):
+            raise RegistryError(
+                f"{version.model_name}:{version.number} cannot be promoted: its artifact {version.artifact[:12]} is missing."
+            )
+        return set_alias(platform.registry, session, version, alias, reason=reason, expected=expected)
 
 
 def rollback(platform: Platform, name: str) -> tuple[int, int]:
@@ -93,7 +130,7 @@ def rollback(platform: Platform, name: str) -> tuple[int, int]:
 
 def verify_versions(platform: Platform, reference: str | None) -> list[dict[str, Any]]:
     """Check the artifacts of versions, byte by byte; one row per version with what is wrong, if anything."""
-    with platform.registry.transaction() as session:
+    with platform.registry.read() as session:
         versions = [find_version(session, reference)] if reference else list_versions(session)
     rows = []
     for version in versions:
@@ -136,5 +173,5 @@ def collect_garbage(platform: Platform, dry_run: bool) -> list[str]:
 
 
 def _find(platform: Platform, reference: str) -> VersionRow:
-    with platform.registry.transaction() as session:
+    with platform.registry.read() as session:
         return find_version(session, reference)

@@ -11,7 +11,7 @@ import numpy as np
 
 from recstill.api.errors import ConfigError, DataError
 from recstill.registry.models import ReviewRow
-from recstill.registry.reviews import add_reviews, decide, list_reviews
+from recstill.registry.reviews import add_reviews, decide, get_review, list_reviews
 from recstill.serving.decision_log import LogReader
 from recstill.serving.masking import Hmac, known_keys, mask
 
@@ -59,7 +59,7 @@ def _review_of(decision: dict[str, Any]) -> ReviewRow:
 def decide_review(platform: Platform, number: int, decision: str, note: str) -> ReviewRow:
     """Record what a person decided. Raise ConfigError for a decision that the task does not know."""
     with platform.registry.transaction() as session:
-        row = next((row for row in list_reviews(session) if row.id == number), None)
+        row = get_review(session, number)
         if row is not None:
             spec = platform.task(row.task).spec.decision
             allowed = (spec.pass_, spec.act) if spec is not None else ()
@@ -75,7 +75,7 @@ def reviewed_labels(platform: Platform, task: TaskSpec, ids: Any) -> dict[Any, f
     """
     if task.decision is None:
         return {}
-    with platform.registry.transaction() as session:
+    with platform.registry.read() as session:
         rows = list_reviews(session, task.name, is_open=False)
     if not rows:
         return {}
@@ -95,7 +95,7 @@ def reviews_digest(platform: Platform, task: TaskSpec) -> str:
     """Return what changes whenever a person decides about an item of the task; empty while nobody has."""
     if task.decision is None:
         return ""
-    with platform.registry.transaction() as session:
+    with platform.registry.read() as session:
         rows = [(row.id, row.decision) for row in list_reviews(session, task.name, is_open=False)]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16] if rows else ""
 

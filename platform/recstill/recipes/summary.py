@@ -153,7 +153,7 @@ def _facts(run: Run, exported: dict[str, Any]) -> dict[str, str]:
 
 
 def _lineage(run: Run, version: str) -> list[tuple[str, str, str]]:
-    with run.platform.registry.transaction() as session:
+    with run.platform.registry.read() as session:
         rows = lineage_of(session, find_version(session, version))
         return [(row.relation, row.value, ", ".join(f"{k} {v}" for k, v in row.details.items())) for row in rows]
 

@@ -117,7 +117,7 @@ def _split(experiment: Experiment, overrides: Sequence[str]) -> tuple[str, list[
 def _run_once(platform: Platform, reference: str, overrides: list[str], progress: Progress) -> str:
     """Return the run of this recipe: a finished one, a stopped one that goes on, or a new one."""
     name, recipe = load_recipe(platform, reference, overrides)
-    with platform.registry.transaction() as session:
+    with platform.registry.read() as session:
         same = [run for run in list_runs(session, recipe.task) if run.recipe == name and _is_recipe(run.config, recipe)]
         found = [(run.id, run.status) for run in same]
     task, runs = platform.task(recipe.task), platform.settings.folder("runs")
@@ -140,7 +140,7 @@ def _is_recipe(config: dict[str, Any], recipe: Recipe) -> bool:
 
 
 def _row(platform: Platform, name: str, run_id: str) -> dict[str, Any]:
-    with platform.registry.transaction() as session:
+    with platform.registry.read() as session:
         run = get_run(session, run_id)
         version = version_of_run(session, run_id, run.config["student"]["register_as"])
         lineage = [(row.relation, row.value) for row in lineage_of(session, find_version(session, version))]

@@ -108,7 +108,7 @@ def tune(
 
 
 def _run_of(platform: Platform, name: str, recipe: Recipe, study: str, progress: Progress) -> Run:
-    with platform.registry.transaction() as session:
+    with platform.registry.read() as session:
         earlier = next((row.id for row in list_runs(session, recipe.task) if row.recipe == f"tune {study}"), None)
     run = prepare_run(platform, name, recipe, progress)
     if earlier is not None:
@@ -119,7 +119,7 @@ def _run_of(platform: Platform, name: str, recipe: Recipe, study: str, progress:
 
 def _recall(platform: Platform, study: optuna.Study, name: str, distributions: dict[str, Any]) -> None:
     """Put earlier trials into the study; one that was cut short is asked for again."""
-    with platform.registry.transaction() as session:
+    with platform.registry.read() as session:
         rows = list_trials(session, name)
     for row in rows:
         if row.state == "running":

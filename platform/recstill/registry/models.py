@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, Column, DateTime, UniqueConstraint
+from sqlalchemy import JSON, Column, DateTime, TypeDecorator, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
 from recstill.api.measured import NOT_FINITE, Measured
@@ -20,8 +21,31 @@ def _time(**options: Any) -> Any:
     return Field(default_factory=now, sa_type=DateTime(timezone=True), **options)
 
 
+class FiniteJson(TypeDecorator[Any]):
+    """JSON in which a number that is none (NaN, infinity) is null: JSON has no word for it, and PostgreSQL refuses it."""
+
+    impl = JSON
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, _dialect: Any) -> Any:
+        return _finite(value)
+
+    def process_result_value(self, value: Any, _dialect: Any) -> Any:
+        return _finite(value)  # SQLite took NaN from earlier versions
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
 def _json(default: type) -> Any:
-    return Field(default_factory=default, sa_column=Column(JSON, nullable=False))
+    return Field(default_factory=default, sa_column=Column(FiniteJson, nullable=False))
 
 
 class PluginRow(SQLModel, table=True):

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from recstill.registry.engine import Registry
 
+# What a column of whole numbers can hold in PostgreSQL.
+_HIGHEST = 2**31 - 1
+
 
 def list_reviews(session: Session, task: str | None = None, *, is_open: bool | None = None) -> list[ReviewRow]:
     """Return the reviews, oldest first: all, or only those that wait (or do not)."""
@@ -23,6 +26,11 @@ def list_reviews(session: Session, task: str | None = None, *, is_open: bool | N
     if is_open is not None:
         query = query.where(col(ReviewRow.decision).is_(None) if is_open else col(ReviewRow.decision).is_not(None))
     return list(session.exec(query))
+
+
+def get_review(session: Session, number: int) -> ReviewRow | None:
+    """Return a review by its number."""
+    return session.get(ReviewRow, number) if 0 < number <= _HIGHEST else None
 
 
 def add_reviews(session: Session, found: Iterable[ReviewRow]) -> int:
@@ -35,7 +43,7 @@ def add_reviews(session: Session, found: Iterable[ReviewRow]) -> int:
 
 def decide(registry: Registry, session: Session, number: int, decision: str, note: str) -> ReviewRow:
     """Record a person's decision. Raise RegistryError if there is one: decisions are never changed."""
-    row = session.get(ReviewRow, number)
+    row = get_review(session, number)
     if row is None:
         raise UnknownNameError("review", str(number), [str(r.id) for r in list_reviews(session, is_open=True)][:20])
     if row.decision is not None:

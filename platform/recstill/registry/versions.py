@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from sqlmodel import Session, col, func, select
 
 from recstill.api.errors import RegistryError, UnknownNameError
 from recstill.api.measured import reasons_of
+from recstill.api.names import NAME_RULE, is_name
 from recstill.registry.models import AliasRow, ArtifactRow, FeatureSetRow, LineageRow, ModelRow, VersionRow, now
 
 if TYPE_CHECKING:
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from recstill.api.measured import Measured
     from recstill.registry.engine import Registry
 
-ALIAS = re.compile(r"^(?!latest$|v\d+$)[\w-]{1,255}$", re.IGNORECASE)
+_RESERVED = re.compile(r"latest\Z|v[0-9]+\Z")
+# Nine digits: what a column of whole numbers can hold in PostgreSQL.
+_REFERENCE = re.compile(r"([^:@\s]+)(?::([0-9]{1,9})|@([^:@\s]+))?")
+_ANY: Final = "any"
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,15 @@ class NewVersion:
 
 
 def add_version(registry: Registry, session: Session, new: NewVersion) -> VersionRow:
-    """Register a version with the next number. The same run registers a model once: a second call returns the first."""
+    """Register a version with the next number. The same run registers a model once: a second call returns the first.
+
+    Raise RegistryError if the artifact is not stored. Nobody deletes it meanwhile: that takes the write lock too.
+    """
     query = select(VersionRow).where(VersionRow.model_name == new.model, VersionRow.run_id == new.run_id)
     if (existing := session.exec(query).first()) is not None:
         return existing
+    if not registry.artifacts.has(new.artifact):
+        raise RegistryError(f"A version of {new.model} was not registered: its artifact {new.artifact[:12]} is not stored.")
     if session.get(ModelRow, new.model) is None:
         session.add(ModelRow(name=new.model, task=new.task))
     if session.get(ArtifactRow, new.artifact) is None:
@@ -72,7 +81,7 @@ def add_version(registry: Registry, session: Session, new: NewVersion) -> Versio
 
 def find_version(session: Session, reference: str) -> VersionRow:
     """Return the version that `name:7`, `name@champion` or `name` (its champion) means."""
-    match = re.fullmatch(r"([\w.-]+?)(?::(\d+)|@([\w-]+))?", reference)
+    match = _REFERENCE.fullmatch(reference)
     if match is None:
         raise RegistryError(f"{reference!r} names no version: write NAME:NUMBER or NAME@ALIAS.")
     name, number, alias = match[1], match[2], match[3] or "champion"
@@ -114,10 +123,31 @@ def aliases_of(session: Session, name: str) -> dict[str, int]:
     return {row.alias: row.number for row in session.exec(select(AliasRow).where(AliasRow.model_name == name))}
 
 
-def set_alias(registry: Registry, session: Session, version: VersionRow, alias: str, *, reason: str) -> int | None:
-    """Point an alias at a version and return the number it pointed at; `champion` leaves `previous` behind."""
-    if not ALIAS.match(alias):
-        raise RegistryError(f"{alias!r} cannot be an alias: letters, digits, - and _; not `latest` or `v1`.")
+class AliasMovedError(RegistryError):
+    """Somebody moved the alias after what it pointed at was looked at."""
+
+
+def set_alias(
+    registry: Registry,
+    session: Session,
+    version: VersionRow,
+    alias: str,
+    *,
+    reason: str,
+    expected: int | Literal["any"] | None = _ANY,
+) -> int | None:
+    """Point an alias at a version and return the number it pointed at; `champion` leaves `previous` behind.
+
+    expected: the number that it must point at still, None for an alias that is not set; AliasMovedError if it does not.
+    """
+    if not is_name(alias) or _RESERVED.match(alias):
+        raise RegistryError(f"{alias!r} cannot be an alias: {NAME_RULE}; not `latest` or `v1`.")
+    current = aliases_of(session, version.model_name).get(alias)
+    if expected not in (_ANY, current):
+        raise AliasMovedError(
+            f"{version.model_name}@{alias} was moved meanwhile, to {current or 'nothing'}: {version.model_name}:"
+            f"{version.number} was judged beside {expected or 'nothing'}. Nothing was changed; call again."
+        )
     before = _point(session, version.model_name, alias, version.number)
     if alias == "champion" and before not in (None, version.number):
         _point(session, version.model_name, "previous", before)
