@@ -18,13 +18,15 @@ def runs() -> None:
 def list_(task: str | None, output: str) -> None:
     """Show all runs, newest first."""
     from recstill.recipes.platform import Platform
+    from recstill.recipes.working import status_of
     from recstill.registry.runs import list_runs
 
     platform = Platform.open()
-    with platform.registry.transaction() as session:
+    with platform.registry.read() as session:
         rows = list_runs(session, task)
     names = ("id", "task", "status", "verdict", "started_at", "finished_at")
-    show([{name: getattr(row, name) for name in names} for row in rows], output, "no run yet")
+    listed = [{name: getattr(row, name) for name in names} | {"status": status_of(platform.settings, row)} for row in rows]
+    show(listed, output, "no run yet")
 
 
 @runs.command("show")
@@ -33,16 +35,17 @@ def list_(task: str | None, output: str) -> None:
 def show_(run_id: str, output: str) -> None:
     """Show the run RUN_ID and its metrics."""
     from recstill.recipes.platform import Platform
+    from recstill.recipes.working import status_of
     from recstill.registry.runs import get_run, metrics_of
 
     platform = Platform.open()
-    with platform.registry.transaction() as session:
+    with platform.registry.read() as session:
         row = get_run(session, run_id)
         metrics = metrics_of(session, row.id)
     found: dict[str, object] = {
         "id": row.id,
         "task": row.task,
-        "status": row.status,
+        "status": status_of(platform.settings, row),
         "verdict": row.verdict,
         "error": row.error,
         "report": row.report,
@@ -63,7 +66,7 @@ def compare(run_ids: tuple[str, ...], metrics: tuple[str, ...], output: str) -> 
     from recstill.registry.runs import get_run, metrics_of
 
     platform = Platform.open()
-    with platform.registry.transaction() as session:
+    with platform.registry.read() as session:
         found = {row.id: metrics_of(session, row.id) for row in (get_run(session, run_id) for run_id in run_ids)}
     keys = dict.fromkeys((s, n) for table in found.values() for s, values in table.items() for n in sorted(values))
     rows = [
@@ -83,11 +86,13 @@ def compare(run_ids: tuple[str, ...], metrics: tuple[str, ...], output: str) -> 
 def report(run_id: str) -> None:
     """Print where the report of RUN_ID lies."""
     from recstill.recipes.platform import Platform
+    from recstill.recipes.working import status_of
     from recstill.registry.runs import get_run
 
     platform = Platform.open()
-    with platform.registry.transaction() as session:
+    with platform.registry.read() as session:
         row = get_run(session, run_id)
     if not row.report:
-        raise click.ClickException(f"Run {row.id} is {row.status} and has no report. Go on: `recstill run --resume {row.id}`.")
+        state = status_of(platform.settings, row)
+        raise click.ClickException(f"Run {row.id} is {state} and has no report. Go on: `recstill run --resume {row.id}`.")
     click.echo(row.report)

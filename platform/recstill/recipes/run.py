@@ -10,8 +10,6 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from recstill.api.errors import ConfigError, FeatureError, RegistryError
 from recstill.data.files import read_json, write_json
 from recstill.data.snapshot import Snapshot, open_snapshot
@@ -27,7 +25,8 @@ from recstill.recipes.progress import Progress
 from recstill.recipes.rows import RunRows
 from recstill.recipes.rules import RULE, read_rules, rule_scores
 from recstill.recipes.stages import RunResult, run_stages
-from recstill.registry.runs import add_run, finish_run, get_run
+from recstill.recipes.working import working
+from recstill.registry.runs import add_run, get_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -139,8 +138,7 @@ def run_recipe(
     """Run a recipe by name or path. Everything wrong with it is reported before anything trains."""
     progress = progress or Progress()
     run = prepare_run(platform, *load_recipe(platform, reference, overrides), progress)
-    begin_run(run, run.name)
-    return _execute(run)
+    return _execute(run, is_new=True)
 
 
 def begin_run(run: Run, recipe_name: str) -> None:
@@ -179,7 +177,7 @@ def plan_recipe(platform: Platform, reference: str, overrides: Sequence[str] = (
 
 def resume_run(platform: Platform, run_id: str, progress: Progress | None = None) -> RunResult:
     """Go on with a run that was killed; it ends with the same metrics as an unbroken one."""
-    with platform.registry.transaction() as session:
+    with platform.registry.read() as session:
         run_id = get_run(session, run_id).id
     folder = platform.settings.folder("runs", run_id)
     if not (folder / "run.json").is_file():
@@ -189,7 +187,8 @@ def resume_run(platform: Platform, run_id: str, progress: Progress | None = None
     snapshot = open_snapshot(saved["snapshot"], platform.settings.folder("snapshots"))
     features = {role: FeatureSet.from_json(content) for role, content in saved["features"].items()}
     task = platform.task(recipe.task)
-    return _execute(Run(platform, saved["recipe"], recipe, run_id, task, snapshot, features, progress or Progress()))
+    run = Run(platform, saved["recipe"], recipe, run_id, task, snapshot, features, progress or Progress())
+    return _execute(run, is_new=False)
 
 
 def _feature_sets(platform: Platform, task: Task, recipe: Recipe, progress: Progress) -> dict[str, FeatureSet]:
@@ -214,15 +213,8 @@ def _feature_sets(platform: Platform, task: Task, recipe: Recipe, progress: Prog
     return found
 
 
-def _execute(run: Run) -> RunResult:
-    lock = FileLock(run.folder / "run.lock", timeout=0)
-    try:
-        with lock:
-            return run_stages(run)
-    except Timeout as error:
-        raise RegistryError(f"Run {run.id} is being worked on by another process.") from error
-    except BaseException as error:
-        with run.platform.registry.transaction() as session:
-            finish_run(session, run.id, "failed", error=f"{type(error).__name__}: {error}")
-        run.progress.say(f"run {run.id} stopped; go on with `recstill run --resume {run.id}`")
-        raise
+def _execute(run: Run, *, is_new: bool) -> RunResult:
+    with working(run, f"go on with `recstill run --resume {run.id}`"):
+        if is_new:
+            begin_run(run, run.name)
+        return run_stages(run)

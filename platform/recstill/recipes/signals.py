@@ -12,6 +12,7 @@ from recstill.distillation.store import list_stores
 from recstill.recipes.loading import load_recipe
 from recstill.recipes.run import begin_run, prepare_run
 from recstill.recipes.stages import taught_versions
+from recstill.recipes.working import working
 from recstill.registry.runs import finish_run
 from recstill.registry.versions import find_version
 
@@ -54,10 +55,11 @@ def show_signals(platform: Platform, reference: str) -> dict[str, Any]:
 def score_recipe(platform: Platform, reference: str, overrides: Sequence[str], progress: Progress) -> list[str]:
     """Train or take the teachers of a recipe and score its rows; nothing is distilled. Return the signals."""
     run = prepare_run(platform, *load_recipe(platform, reference, overrides), progress)
-    begin_run(run, f"score {run.name}")
-    _, versions = taught_versions(run)
-    with platform.registry.transaction() as session:
-        finish_run(session, run.id, "finished")
+    with working(run, "call it again; rows that a registered teacher scored are kept"):
+        begin_run(run, f"score {run.name}")
+        _, versions = taught_versions(run)
+        with platform.registry.transaction() as session:
+            finish_run(session, run.id, "finished")
     return [f"{run.task.spec.name}/{version}/{run.snapshot.id}" for version in versions]
 
 
@@ -107,7 +109,7 @@ def _facts(platform: Platform, store: SignalStore) -> dict[str, Any]:
 
 def _why_useless(platform: Platform, store: SignalStore) -> str:
     try:
-        with platform.registry.transaction() as session:
+        with platform.registry.read() as session:
             find_version(session, store.key.teacher.partition("@")[0])
     except RecstillError:
         return f"teacher {store.key.teacher} is not registered"

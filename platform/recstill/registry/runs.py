@@ -42,6 +42,14 @@ def list_runs(session: Session, task: str | None = None) -> list[RunRow]:
     return list(session.exec(query.where(RunRow.task == task) if task else query))
 
 
+def restart_run(session: Session, run_id: str) -> None:
+    """Record that somebody works on a run again, if it is recorded at all."""
+    run = session.get(RunRow, run_id)
+    if run is not None:
+        run.status, run.error, run.finished_at = "running", "", None
+        session.add(run)
+
+
 def finish_run(session: Session, run_id: str, status: str, *, error: str = "", report: str = "", verdict: str = "") -> None:
     """Record how a run ended."""
     run = get_run(session, run_id)
