@@ -170,3 +170,16 @@ def test_a_search_and_a_sweep_explain_wrong_usage(platform: Platform, tmp_path: 
     assert missing.exit_code == 1
     assert "there is no such file" in missing.output
     assert "Did you mean 'ads'" in call("tune", "adz").output
+
+
+def test_a_lost_registry_is_begun_anew_only_when_asked_to(home_copy: Settings) -> None:
+    (home_copy.home / "registry.db").write_bytes(b"")
+    (home_copy.home / "registry.db-wal").unlink(missing_ok=True)
+    refused = call("models", "list")
+    assert refused.exit_code == 1
+    assert "recstill registry init --yes" in refused.output
+    assert "Traceback" not in refused.output
+    assert call("models", "gc", "--yes").exit_code == 1
+    assert "made" in call("registry", "init", "--yes").output
+    assert "no model yet" in call("models", "list").output
+    assert "kept" in call("registry", "init", "--yes").output

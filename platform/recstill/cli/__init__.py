@@ -10,12 +10,14 @@ import click
 from recstill import __version__
 from recstill.api.errors import RecstillError
 from recstill.cli.audit import audit
+from recstill.cli.backup import backup, restore
 from recstill.cli.data import data
 from recstill.cli.demo import demo
 from recstill.cli.doctor import doctor
 from recstill.cli.features import features
 from recstill.cli.models import models
 from recstill.cli.plugins import plugins
+from recstill.cli.registry import registry
 from recstill.cli.reviews import reviews
 from recstill.cli.run import run
 from recstill.cli.runs import runs
@@ -56,6 +58,7 @@ def cli() -> None:
 
 for command in (
     audit,
+    backup,
     data,
     demo,
     doctor,
@@ -63,6 +66,8 @@ for command in (
     models,
     package,
     plugins,
+    registry,
+    restore,
     reviews,
     run,
     runs,
