@@ -34,13 +34,14 @@ def serve(versions: tuple[str, ...], bento: Path | None, host: str, port: int, w
 
     from recstill.recipes.packaging import package as build
     from recstill.recipes.platform import Platform
-    from recstill.recipes.serving import serve_command, serve_environment
+    from recstill.recipes.serving import hold_online, serve_command, serve_environment
 
     if bool(versions) == bool(bento):
         raise click.UsageError("Name versions such as ads@champion, or give --bento FOLDER.")
     platform = Platform.open()
     folder = bento or build(platform, versions)
     environment = serve_environment(platform, folder, workers)
+    hold_online(environment)
     click.echo(f"serving {folder} on http://{host}:{port}", err=True)
     command = serve_command(folder, host, port)
     os.execve(command[0], list(command), environment)

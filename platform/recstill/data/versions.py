@@ -37,6 +37,14 @@ def next_name(root: Path) -> str:
     return f"v{max(known, default=0) + 1:08d}-{secrets.token_hex(4)}"
 
 
+def standing(wanted: Path, own: Path) -> list[Path]:
+    """Return what can be served where `wanted` was asked for: itself, or, once it is gone, the newest first, then `own`."""
+    if (wanted / CARD).is_file():
+        return [wanted]
+    beside = [] if wanted == own else versions(wanted.parent)[::-1]
+    return [path for path in (*beside, own) if (path / CARD).is_file()]
+
+
 def hold(version: Path) -> IO[bytes]:
     """Keep a version from being deleted for as long as the returned file is open, in this process or one that inherits it.
 

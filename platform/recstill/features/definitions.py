@@ -85,7 +85,8 @@ def inside(repo: Path) -> Iterator[None]:
     The next home must not see this one's paths; a module of ours with the name of one of theirs comes back.
     """
     kept = {name: sys.modules.pop(name) for name in _shadowed(repo)}
-    before, place = set(sys.modules), Path.cwd()
+    before, place, writes = set(sys.modules), Path.cwd(), sys.dont_write_bytecode
+    sys.dont_write_bytecode = True  # as Feast: reading leaves nothing in the folder
     sys.path.insert(0, str(repo))
     os.chdir(repo)
     try:
@@ -93,6 +94,7 @@ def inside(repo: Path) -> Iterator[None]:
             yield
     finally:
         os.chdir(place)
+        sys.dont_write_bytecode = writes
         sys.path.remove(str(repo))
         for name in set(sys.modules) - before:
             if _lies_in(sys.modules[name], repo):

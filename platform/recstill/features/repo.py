@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import difflib
 import os
 import tempfile
 import warnings
@@ -12,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import ibis
 import sqlalchemy
-from feast.repo_config import load_repo_config
+from feast.repo_config import (
+    OFFLINE_STORE_CLASS_FOR_TYPE,
+    ONLINE_STORE_CLASS_FOR_TYPE,
+    get_offline_config_from_type,
+    get_online_config_from_type,
+    load_repo_config,
+)
 
 from recstill.api.errors import FeatureError
 from recstill.features.definitions import definitions
@@ -45,7 +52,7 @@ def open_repo(settings: Settings, *, only_read: bool = False, with_online: bool 
     """
     config = _config(settings)
     if not with_online:
-        config.online_config = None
+        config.online_config = config._online_store = None
     if config.offline_store.type == "duckdb":
         config.offline_config = DuckDBOfflineStoreConfig(**config.offline_store.model_dump())
         config._offline_store = None
@@ -83,7 +90,7 @@ def _config(settings: Settings) -> RepoConfig:
     settings.folder("feast")
     os.environ["RECSTILL_HOME"] = str(settings.home)
     yaml = yaml_of(settings)
-    check_variables(yaml)
+    _check_types(yaml, check_variables(yaml))
     with _said(str(yaml)):
         config = load_repo_config(settings.feature_repo, yaml)
         assert config.registry is not None
@@ -92,6 +99,25 @@ def _config(settings: Settings) -> RepoConfig:
     with _said(f"{yaml}: online_store"):
         assert config.online_store is not None or config.online_config is None
     return config
+
+
+def _check_types(yaml: Path, content: dict[str, Any]) -> None:
+    """Raise FeatureError for a store that Feast does not know, or whose package is not installed here."""
+    kinds: dict[str, tuple[Any, dict[str, str]]] = {
+        "online_store": (get_online_config_from_type, ONLINE_STORE_CLASS_FOR_TYPE),
+        "offline_store": (get_offline_config_from_type, OFFLINE_STORE_CLASS_FOR_TYPE),
+    }
+    for key, (config_class, known) in kinds.items():
+        part = content.get(key)
+        kind = part.get("type") if isinstance(part, dict) else part
+        if not isinstance(kind, str) or kind.lower() in ("none", "null"):
+            continue
+        if kind not in known and "." not in kind:
+            near = difflib.get_close_matches(kind, known, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else f" Feast knows {', '.join(sorted(known))}."
+            raise FeatureError(f"{yaml}: {key}: there is no store of type {kind!r}.{hint}")
+        with _said(f"{yaml}: {key}: type {kind!r}"):
+            config_class(kind)
 
 
 def _has_registry(config: RepoConfig, repo: Path) -> bool:
@@ -122,9 +148,15 @@ def _said(where: str) -> Iterator[None]:
     except FeatureError:
         raise
     except Exception as error:
-        raise FeatureError(f"{where}: {type(error).__name__}: {_first_lines(error)}") from error
+        raise FeatureError(f"{where}: {_words(error)}") from error
 
 
-def _first_lines(error: Exception) -> Any:
+def _words(error: BaseException) -> str:
+    """Say what is wrong: the package that is missing, where that is behind it, else the first lines of the error."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ModuleNotFoundError) and cause.name:
+            return f"the package {cause.name!r} is not installed here: `pip install {cause.name.replace('_', '-')}`"
+        cause = cause.__cause__ or cause.__context__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:3]) or "no further word"
+    return f"{type(error).__name__}: {' '.join(lines[:3])}"

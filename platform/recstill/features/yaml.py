@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 _VARIABLE = re.compile(r"\$\{(\w+)\}|\$([A-Z_][A-Z0-9_]+)\b")
 
 
-def check_variables(path: Path) -> None:
-    """Raise FeatureError, naming the key, for a variable that is not set: Feast would take its name literally."""
+def check_variables(path: Path) -> dict[str, Any]:
+    """Return what the file says.
+
+    Raise FeatureError, naming the key, for a variable that is not set: Feast would take its name literally.
+    """
     try:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -31,6 +34,7 @@ def check_variables(path: Path) -> None:
             name = match[1] or match[2]
             if name not in os.environ:
                 raise FeatureError(f"{path}: {key} needs the environment variable {name}, which is not set.")
+    return content
 
 
 def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,15 +12,17 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recstill.api.errors import RequestError
 from recstill.data.bundle import open_bundle
+from recstill.data.versions import hold
 from recstill.recipes.packaging import bento_environment, online_for, served_versions, views_read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from typing import IO
 
     from recstill.recipes.platform import Platform
 
@@ -41,6 +45,19 @@ def serve_environment(platform: Platform, bento: Path, workers: int) -> dict[str
     return environment
 
 
+def hold_online(environment: dict[str, str]) -> IO[bytes] | None:
+    """Keep the features of a server's environment from being deleted for as long as the returned file is open.
+
+    The server inherits it, so that they are there for a worker that starts anew, however the one before it ended.
+    """
+    if "RECSTILL_ONLINE" not in environment:
+        return None
+    file = hold(Path(environment["RECSTILL_ONLINE"]))
+    os.set_inheritable(file.fileno(), True)
+    atexit.register(file.close)  # refers to it, so that it stays open up to an exec
+    return file
+
+
 def _views_of(bento: Path) -> set[str]:
     models = bento / "src" / "models"
     return {view for card in served_versions(bento) for view in views_read(open_bundle(models / card["bundle"]))}
@@ -50,10 +67,13 @@ def _views_of(bento: Path) -> set[str]:
 def running_server(platform: Platform, bento: Path, port: int, log: Path, patience: float = 120) -> Iterator[str]:
     """Serve a bento on loopback for the length of the block; give its address."""
     address = f"http://127.0.0.1:{port}"
+    environment = serve_environment(platform, bento, 1)
+    held = hold_online(environment)
     with log.open("w") as output:
         process = subprocess.Popen(
             serve_command(bento, "127.0.0.1", port),
-            env=serve_environment(platform, bento, 1),
+            env=environment,
+            pass_fds=[] if held is None else [held.fileno()],
             stdout=output,
             stderr=subprocess.STDOUT,
         )
@@ -67,6 +87,8 @@ def running_server(platform: Platform, bento: Path, port: int, log: Path, patien
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            if held is not None:
+                held.close()
 
 
 def post(address: str, body: Any) -> dict[str, Any]:

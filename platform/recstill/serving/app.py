@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,11 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
-from recstill.api.errors import RequestError
+from recstill.api.errors import FeatureError, IntegrityError, RequestError
 from recstill.api.task import TaskSpec
 from recstill.data.files import check_sha256, read_json
 from recstill.data.packed import open_store
+from recstill.data.versions import hold, standing
 from recstill.serving import telemetry
 from recstill.serving.decision_log import DecisionLog
 from recstill.serving.decisions import Reasons, decided
@@ -25,8 +27,11 @@ from recstill.serving.scorer import Scored, Scorer
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
+    from typing import IO
 
     from starlette.requests import Request
+
+_log = logging.getLogger("recstill.serving")
 
 
 class Service:
@@ -40,9 +45,30 @@ class Service:
             name: TaskSpec(**read_json(models / card["bundle"] / "manifest.json")["task"]) for name, card in self.cards.items()
         }
         self.scorers: dict[str, Scorer] = {}
+        self._held: IO[bytes] | None = None
 
     def load(self, online: Path) -> None:
-        """Verify and load every model and warm it up."""
+        """Verify and load every model and warm it up, with a version of the online features that is kept while we serve.
+
+        A version that is gone (a worker may start long after its server) gives way to the newest one beside it that fits all
+        models, else to the features of the bento.
+        """
+        misfits = []
+        for folder in standing(online, self.models.parent / "online"):
+            try:
+                self._held = hold(folder)
+                self._load_from(folder)
+            except (FeatureError, IntegrityError) as error:
+                misfits.append(error)
+                if folder == online:
+                    raise
+                continue
+            if folder != online:
+                _log.warning("%s is gone; serving the features of %s", online, folder)
+            return
+        raise misfits[0] if misfits else FeatureError(f"{online} holds no online features, and nothing beside it does.")
+
+    def _load_from(self, online: Path) -> None:
         for task, card in self.cards.items():
             folder = self.models / card["bundle"]
             views = [view["name"] for view in read_json(folder / "manifest.json")["features"]["views"]]
