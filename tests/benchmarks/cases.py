@@ -48,7 +48,7 @@ def risk(scorer: Scorer) -> Iterator[Case]:
     ids, rows = np.array([17]), {"age": np.array([36.0]), "education": np.array(["university"], object)}
 
     def ask(explain: bool) -> Any:
-        return scorer.score(ScoreRequest("", ids, {}, rows, explain=explain))
+        return scorer.score(ScoreRequest(None, ids, {}, rows, explain=explain))
 
     scored, reasons = ask(explain=True), Reasons(scorer.manifest)
     plain = median(lambda: ask(explain=False))
@@ -66,14 +66,14 @@ def search(scorer: Scorer) -> Iterator[Case]:
     view = scorer.features.item_view()
     assert view is not None
     assert view.ids is not None
-    known = np.asarray(view.ids)
+    known = view.ids.plain()
     random, fresh = np.random.default_rng(0), []
     for number in range(20):
         ids = random.choice(known, 200, replace=False)
         fresh.append(
-            milliseconds(lambda ids=ids, n=number: scorer.score(ScoreRequest("", ids, {"query": f"white bread {n}"}, {})))
+            milliseconds(lambda ids=ids, n=number: scorer.score(ScoreRequest(None, ids, {"query": f"white bread {n}"}, {})))
         )  # type: ignore[misc]
-    again = median(lambda: scorer.score(ScoreRequest("", ids, {"query": "white bread"}, {})))
+    again = median(lambda: scorer.score(ScoreRequest(None, ids, {"query": "white bread"}, {})))
     new = statistics.median(fresh)
     yield (
         "search, a pair whose title was not met before",
@@ -85,7 +85,7 @@ def search(scorer: Scorer) -> Iterator[Case]:
 
 def rank(scorer: Scorer) -> Iterator[Case]:
     assert scorer.index is not None
-    whole = median(lambda: scorer.rank(ScoreRequest("", np.zeros(0, np.int64), {"query": "ice cream"}, {}, k=10)))
+    whole = median(lambda: scorer.rank(ScoreRequest(None, np.zeros(0, np.int64), {"query": "ice cream"}, {}, k=10)))
     yield f"rank, the best 10 of {len(scorer.index.ids):,}", f"{whole:.2f} ms", ""
 
 

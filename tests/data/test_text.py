@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from recstill.api import FeatureSpec
-from recstill.data.encoders import to_keys
+from recstill.data.keys import to_keys
 from recstill.data.text import Matcher, crossed, grams_of, words_of
 from recstill.data.transform import Transform
 

@@ -44,7 +44,7 @@ def test_a_mixed_row_is_a_training_row_with_some_values_of_others() -> None:
     made = after.slice(NUM).to_pydict()
     assert len(made["y"]) == 1_200
     assert set(made["split"]) == {"mixed"}
-    assert np.isnan(made["y"]).all()
+    assert set(made["y"]) == {None}
     card, amount = np.array(made["card"]), np.array(made["amount"])
     assert card.max() < 800
     assert amount.max() < 800
@@ -54,6 +54,15 @@ def test_a_mixed_row_is_a_training_row_with_some_values_of_others() -> None:
     changed = np.array([s != c for s, c in zip(shop, card, strict=True) if c % 5])
     assert 0.25 < changed.mean() < 0.35
     assert -1 in shop
+
+
+@pytest.mark.parametrize("kind", [pa.bool_(), pa.int64(), pa.decimal128(38, 2), pa.string()])
+def test_mixed_rows_have_no_labels_whatever_their_type(kind: pa.DataType) -> None:
+    rows = table()
+    rows = rows.set_column(rows.column_names.index("y"), "y", rows["y"].cast(pa.int64()).cast(kind, safe=False))
+    after = with_mixed(rows, SPEC, MixedConfig(copies=0.5))
+    assert after.schema.field("y").type == kind
+    assert after["y"].slice(NUM).null_count == 400
 
 
 def test_mixing_is_a_function_of_its_seed() -> None:

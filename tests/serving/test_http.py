@@ -76,16 +76,16 @@ def test_unknown_entities_are_scored_and_reported(client: httpx.Client) -> None:
         ({"household_id": 1, "product_ids": []}, 422, "empty"),
         ({"household_id": 1, "product_ids": list(range(10_001))}, 422, "10001 ids; at most 10000"),
         ({"household_id": 1}, 422, "must be a list"),
-        ({"household_id": 1.5, "product_ids": [1]}, 422, "must be an integer or a string"),
-        ({"household_id": True, "product_ids": [1]}, 422, "must be an integer or a string"),
-        ({"household_id": None, "product_ids": [1]}, 422, "must be an integer or a string"),
+        ({"household_id": 1.5, "product_ids": [1]}, 422, "must be an integer, or a string of its digits"),
+        ({"household_id": True, "product_ids": [1]}, 422, "must be an integer, or a string of its digits"),
+        ({"household_id": None, "product_ids": [1]}, 422, "must be an id, not None"),
         ({"product_ids": [1]}, 422, "'household_id' must be"),
-        ({"household_id": 1, "product_ids": [1, "2"]}, 422, "integers only, or strings only"),
-        ({"household_id": 1, "product_ids": [1, None]}, 422, "integers only, or strings only"),
+        ({"household_id": 1, "product_ids": [1, "two"]}, 422, "product_ids[1] must be an integer"),
+        ({"household_id": 1, "product_ids": [1, None]}, 422, "product_ids[1] must be an id, not None"),
         ({"household_id": 1, "product_ids": [2**80]}, 4, "64 bits"),
         ({"household_id": 1, "product_ids": [1], "contxt": {}}, 422, "Unknown field 'contxt'"),
         ({"household_id": 1, "product_ids": [1], "context": {"stor": 1}}, 422, "Unknown context field 'stor'"),
-        ({"household_id": 1, "product_ids": [1], "context": {"store_id": "x"}}, 422, "must be of type int"),
+        ({"household_id": 1, "product_ids": [1], "context": {"store_id": "x"}}, 422, "'store_id' must be an integer"),
         ({"household_id": 1, "product_ids": [1], "context": 5}, 422, "'context' must be an object"),
         ([1], 422, "must be a JSON object"),
     ],
@@ -94,6 +94,22 @@ def test_bad_requests_are_answered_with_the_reason(client: httpx.Client, body: o
     answer = client.post(URL, json=body)
     assert answer.status_code == status or (status == 4 and answer.status_code in (400, 422))
     assert words in answer.json()["error"] or status == 4
+
+
+def test_digits_in_a_string_are_the_integer_and_the_answer_names_ids_as_they_were_sent(client: httpx.Client) -> None:
+    plain = client.post(URL, json={"household_id": 1, "product_ids": [1, 2]}).json()
+    texts = client.post(URL, json={"household_id": "1", "product_ids": ["1", "2"]}).json()
+    assert [row["purchase"] for row in texts["scores"]] == [row["purchase"] for row in plain["scores"]]
+    assert [row["product_id"] for row in texts["scores"]] == [str(row["product_id"]) for row in plain["scores"]]
+    assert texts["unknown"]["household_id"] == plain["unknown"]["household_id"]
+
+
+def test_a_context_value_that_training_never_saw_is_named(client: httpx.Client) -> None:
+    asked = {"household_id": 1, "product_ids": [1, 2]}
+    without = client.post(URL, json=asked).json()
+    assert "remarks" not in without
+    new = client.post(URL, json={**asked, "context": {"store_id": -1}}).json()
+    assert new["remarks"] == {"context": ["store_id has a value that training never saw, or hardly ever"]}
 
 
 def test_broken_json_and_large_bodies_are_refused(client: httpx.Client) -> None:

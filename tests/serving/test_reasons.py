@@ -111,9 +111,9 @@ def test_the_effects_of_all_features_add_up_to_the_score(finished: tuple[Platfor
     scorer = Scorer(network, Path(folder), open_store(current_version(platform.settings.folder("online"))))
     ids = np.array([29972, 17, 1, 2])
     rows = {"age": np.array([36.0, 24, 50, 61]), "education": np.array(["university", "other", "school", "school"], object)}
-    scored = scorer.score(ScoreRequest("", ids, {}, rows, explain=True))
+    scored = scorer.score(ScoreRequest(None, ids, {}, rows, explain=True))
     assert scored.terms is not None
     assert scored.terms.shape == (4, len(scorer.manifest.attributed))
     logits = np.log(scored.scores["default"] / (1 - scored.scores["default"]))
     assert np.abs(scored.terms.sum(1) + scorer.manifest.attributed_from - logits).max() < 0.05
-    assert scorer.score(ScoreRequest("", ids, {}, rows)).terms is None
+    assert scorer.score(ScoreRequest(None, ids, {}, rows)).terms is None

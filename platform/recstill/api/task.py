@@ -91,7 +91,7 @@ class ContextSpec(Spec):
     """A field of the request that describes the moment, not the entity."""
 
     name: str
-    dtype: Literal["int", "float", "str", "ints", "strs"] = "int"
+    dtype: Literal["int", "float", "str", "bool", "ints", "strs"] = "int"
     description: str = ""
     required: bool = False
     max_bytes: int = Field(4_096, gt=0, description="of a string, in UTF-8")
@@ -100,6 +100,8 @@ class ContextSpec(Spec):
 class EndpointSpec(Spec):
     """The request that the task's models answer: one query entity against many item entities.
 
+    Ids, context fields and features of view `row` are of the types that the training rows have them in (a join key of that of
+    its Feast entity), and a request is read by these types: digits in a string are the integer where an id is one.
     Items are ids, or objects with features of view `row`. A query key may be optional (a user that is not logged in), or not
     there at all (applicants judged each for itself). catalogue: the request names no items; two-tower models answer it with
     the best of the whole catalogue, `filters` naming the item features that a request may ask for.
@@ -114,6 +116,7 @@ class EndpointSpec(Spec):
     catalogue: bool = False
     filters: tuple[str, ...] = ()
     max_items: int = 10_000
+    max_id_bytes: int = Field(512, gt=0, description="of an id or a category, in UTF-8")
     max_body_bytes: int = 1_000_000
 
 

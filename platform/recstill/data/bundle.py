@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 ATTRIBUTION = "attribution.onnx"
-FORMAT = 1
+FORMAT = 2
 
 
 class Manifest(BaseModel):
-    """`features` is the feature set (views, keys, types), `sides` says which features go to which input of the graph.
+    """`features` is the feature set (views, keys, types), `sides` says which features go to which input of the graph,
+    `key_types` how ids and join keys of a request are read.
 
     part_names, part_means: the terms that the graph gives beside the scores, and their means over the training rows.
     attributed, attributed_from: where a model has no terms of its own, the features that `attribution.onnx` speaks of, and the
@@ -43,6 +44,7 @@ class Manifest(BaseModel):
     fingerprint: str
     features: dict[str, Any]
     sides: Sides
+    key_types: dict[str, str]
     num_parameters: int
     packages: dict[str, str]
     part_names: tuple[str, ...] = ()
@@ -72,7 +74,13 @@ def open_bundle(folder: Path) -> Manifest:
     if not (folder / MANIFEST).is_file():
         raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}.")
     try:
-        manifest = Manifest(**read_json(folder / MANIFEST))
+        content = read_json(folder / MANIFEST)
+        if content.get("format") != FORMAT:
+            raise BundleError(
+                f"{folder} is a bundle of format {content.get('format')}, and this recstill reads format {FORMAT}: it says of "
+                "which type each value is. Run its recipe again."
+            )
+        manifest = Manifest(**content)
     except (ValidationError, ValueError, TypeError) as error:
         raise BundleError(f"{folder / MANIFEST} is not a manifest of format {FORMAT}: {error}") from error
     try:

@@ -2,66 +2,41 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-Values = NDArray[np.generic]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from recstill.data.columns import Values
 
 MISSING_ROW = 0
 NUM_QUANTILES = 64
 
 
-class _Digests(dict[Any, int]):
-    """Memo of string digests, so that a column costs one hash per distinct value."""
-
-    def __missing__(self, value: Any) -> int:
-        text = "" if value is None or value != value else str(value)
-        key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") | 1 if text else 0
-        self[value] = key
-        return key
-
-
-_digests = _Digests()
-_MEMO_LIMIT = 1_000_000
-
-
-def to_keys(values: Values) -> NDArray[np.uint64]:
-    """Map ids or strings to stable 64-bit keys; 0 stands for a missing value (None, NaN, empty string)."""
-    if values.dtype.kind in "iub":
-        return _mix(values.astype(np.int64))
-    if values.dtype.kind == "f":
-        missing = np.isnan(values)
-        return np.where(missing, np.uint64(0), _mix(np.where(missing, 0, values).astype(np.int64)))
-    if len(_digests) > _MEMO_LIMIT:  # a server that meets endless new strings must not grow with them
-        _digests.clear()
-    return np.fromiter(map(_digests.__getitem__, values.tolist()), np.uint64, len(values))
-
-
-def _mix(values: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """The splitmix64 finaliser (Steele et al., 2014); never 0."""
-    with np.errstate(over="ignore"):
-        keys = values.view(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-        keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return (keys ^ (keys >> np.uint64(31))) | np.uint64(1)
-
-
 @dataclass(frozen=True)
 class Vocabulary:
-    """Keys of a table: row 0 is missing, rows 1..V the frequent keys in order, then `oov_buckets` hashed rows."""
+    """Keys of a table: row 0 is missing, rows 1..V the frequent keys in order, then `oov_buckets` hashed rows.
+
+    trained: the buckets that rare keys of the training rows fall into. A key that training never saw is of no row that nobody
+    trained: where its bucket is not among them it counts as missing.
+    """
 
     keys: NDArray[np.uint64]
     oov_buckets: int
+    trained: tuple[int, ...]
 
     @classmethod
     def fit(cls, keys: NDArray[np.uint64], min_count: int, oov_buckets: int) -> Vocabulary:
         """Keep the keys seen at least `min_count` times."""
         distinct, counts = np.unique(keys, return_counts=True)
-        return cls(distinct[(counts >= min_count) & (distinct != 0)], oov_buckets)
+        is_kept = (counts >= min_count) & (distinct != 0)
+        rare = distinct[~is_kept & (distinct != 0)] if oov_buckets else distinct[:0]
+        buckets = np.unique(rare % np.uint64(max(oov_buckets, 1)))
+        return cls(distinct[is_kept], oov_buckets, tuple(map(int, buckets)))
 
     @property
     def num_rows(self) -> int:
@@ -75,11 +50,17 @@ class Vocabulary:
 
     def rows(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Return the table row of each key."""
-        bucket = (keys % np.uint64(self.oov_buckets)).astype(np.int64) + 1 + len(self.keys)
-        rows = np.where(keys == 0, MISSING_ROW, bucket)
+        rows = np.where(keys == 0, MISSING_ROW, self._bucket_rows[keys % np.uint64(len(self._bucket_rows))])
         if len(self.keys):
             place = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
             rows = np.where(self.keys[place] == keys, place + 1, rows)
+        return rows
+
+    @cached_property
+    def _bucket_rows(self) -> NDArray[np.int64]:
+        rows = np.full(max(self.oov_buckets, 1), MISSING_ROW, np.int64)
+        trained = np.array(self.trained, np.int64)
+        rows[trained] = trained + 1 + len(self.keys)
         return rows
 
 
@@ -99,7 +80,7 @@ class NumericEncoder:
     @classmethod
     def fit(cls, values: Values, num_buckets: int = 0) -> NumericEncoder:
         """Fit on the training rows."""
-        numbers = values.astype(np.float32).astype(np.float64)
+        numbers = _rounded(values)
         present = numbers[np.isfinite(numbers)]
         if not len(present):
             return cls(0.0, 1.0, (0.0,), True, num_buckets)
@@ -119,7 +100,7 @@ class NumericEncoder:
 
     def dense(self, values: Values) -> NDArray[np.float32]:
         """Return (N, num_columns)."""
-        numbers = values.astype(np.float32).astype(np.float64)
+        numbers = _rounded(values)
         missing = ~np.isfinite(numbers)
         numbers = np.where(missing, 0.0, numbers)
         columns = [np.clip((_signed_log(numbers) - self.mean) / self.std, -5, 5), self._rank(numbers) * 2 - 1]
@@ -130,7 +111,7 @@ class NumericEncoder:
 
     def bucket(self, values: Values) -> NDArray[np.int64]:
         """Return the quantile bucket of each value, 1..num_buckets, or 0 where it is missing."""
-        numbers = values.astype(np.float32).astype(np.float64)
+        numbers = _rounded(values)
         missing = ~np.isfinite(numbers)
         place = np.minimum(
             (self._rank(np.where(missing, 0.0, numbers)) * self.num_buckets).astype(np.int64), self.num_buckets - 1
@@ -145,3 +126,8 @@ class NumericEncoder:
 
 def _signed_log(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.sign(numbers) * np.log1p(np.abs(numbers))
+
+
+def _rounded(values: Values) -> NDArray[np.float64]:
+    """Numbers as float32 holds them, by one way for every type: with and without gaps a number is the same."""
+    return values.astype(np.float64, copy=False).astype(np.float32).astype(np.float64)

@@ -13,12 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recstill.api.errors import UnknownNameError
+from recstill.data.arrow import logical_type, plain_table, typed_column, typed_columns
 from recstill.data.files import check_sha256, new_folder, read_json, sha256_of, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from recstill.data.encoders import Values
+    from recstill.data.columns import Typed, Values
 
 SPLITS = ("train", "valid", "test")
 
@@ -37,38 +38,47 @@ class Snapshot:
     @cached_property
     def split(self) -> Values:
         """The split of each row, as strings."""
-        return to_numpy(self.table(["split"])["split"])
+        return self.columns(["split"])["split"]
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Read columns, in row-id order."""
         return pq.read_table(self.folder / "rows.parquet", columns=list(columns) if columns else None, memory_map=True)
 
-    def columns(self, names: Sequence[str], rows: Values | None = None) -> dict[str, Values]:
-        """Read columns as numpy arrays, all rows or some."""
+    @cached_property
+    def types(self) -> dict[str, str]:
+        """The logical type of every column."""
+        schema = pq.read_schema(self.folder / "rows.parquet")
+        return {field.name: logical_type(field.type) for field in schema}
+
+    def typed(self, names: Sequence[str], rows: Values | None = None) -> dict[str, Typed]:
+        """Read columns with their types, all rows or some."""
         table = self.table(list(dict.fromkeys(names)))
-        arrays = {name: to_numpy(table[name]) for name in table.column_names}
-        return arrays if rows is None else {name: values[rows] for name, values in arrays.items()}
+        columns = typed_columns(table)
+        return columns if rows is None else {name: column[rows] for name, column in columns.items()}
+
+    def columns(self, names: Sequence[str], rows: Values | None = None) -> dict[str, Values]:
+        """Read columns as numpy arrays, all rows or some: integers and booleans with gaps as objects with None."""
+        return {name: column.plain() for name, column in self.typed(names, rows).items()}
 
     def rows_of(self, split: str) -> Values:
         """Return the row ids of a split."""
         return np.flatnonzero(self.split == split)
 
 
-def to_numpy(column: pa.ChunkedArray) -> Values:
-    """Arrow to numpy: strings as objects, numbers with gaps as floats with NaN."""
-    return column.to_numpy()
-
-
 def write_snapshot(table: pa.Table, meta: Mapping[str, Any], root: Path) -> Snapshot:
-    """Store the table under its content hash, with `row_id` = its position, and return it. A second write is a no-op."""
-    table = table.append_column("row_id", pa.array(np.arange(len(table), dtype=np.int64)))
+    """Store the table under its content hash, with `row_id` = its position, and return it. A second write is a no-op.
+
+    Dictionary columns are stored as their values: a code is no value, and a null has none.
+    """
+    table = plain_table(table).append_column("row_id", pa.array(np.arange(len(table), dtype=np.int64)))
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".new-") as temporary:
         pq.write_table(table, Path(temporary) / "rows.parquet", compression="zstd", row_group_size=131_072)
         digest = sha256_of(Path(temporary) / "rows.parquet")
         snapshot_id = f"{meta['task']}-{digest[:12]}"
         card = {**meta, "id": snapshot_id, "sha256": digest, "num_rows": len(table), "columns": table.column_names}
-        card["splits"] = {name: int(np.sum(to_numpy(table["split"]) == name)) for name in SPLITS}
+        split = typed_column(table["split"]).plain()
+        card["splits"] = {name: int(np.sum(split == name)) for name in SPLITS}
         with new_folder(root / snapshot_id) as folder:
             (Path(temporary) / "rows.parquet").rename(folder / "rows.parquet")
             write_json(folder / "snapshot.json", card)

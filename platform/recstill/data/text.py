@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import re
 import unicodedata
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recstill.data.encoders import Values, to_keys
+from recstill.data.columns import Column, Values
+from recstill.data.keys import to_keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,19 +54,38 @@ def grams_of(words: Sequence[str], kind: str) -> list[str]:
     return [word[start : start + size] for word in marked for start in range(max(1, len(word) - size + 1))]
 
 
-@functools.lru_cache(maxsize=400_000)
-def _keys(text: str, kinds: tuple[str, ...]) -> NDArray[np.uint64]:
-    """The distinct grams of a text, in order, as keys; each kind hashes apart."""
-    words = words_of(text)
-    grams = dict.fromkeys(f"{kind}:{gram}" for kind in kinds for gram in grams_of(words, kind))
-    return to_keys(np.array(list(grams), dtype=object)) if grams else np.zeros(0, np.uint64)
+class _Grams(dict[tuple[str, tuple[str, ...]], "NDArray[np.uint64]"]):
+    """Memo of the distinct grams of (text, kinds), in order, as keys; each kind hashes apart. Holds `limit` bytes at most."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit, self.bytes = limit, 0
+
+    def __missing__(self, asked: tuple[str, tuple[str, ...]]) -> NDArray[np.uint64]:
+        text, kinds = asked
+        words = words_of(text)
+        grams = dict.fromkeys(f"{kind}:{gram}" for kind in kinds for gram in grams_of(words, kind))
+        listed = np.empty(len(grams), object)
+        listed[:] = list(grams)
+        keys = to_keys(Column("string", listed))
+        cost = 400 + 4 * len(text) + keys.nbytes
+        if self.bytes + cost > self.limit:
+            self.clear()
+            self.bytes = 0
+        if cost <= self.limit:
+            self.bytes += cost
+            self[asked] = keys
+        return keys
+
+
+_grams = _Grams(512 * 2**20)
 
 
 def padded(values: Values, kinds: tuple[str, ...], length: int) -> NDArray[np.uint64]:
     """Return (N, length) keys of the first grams of each text, 0 where there are fewer."""
     found = np.zeros((len(values), length), np.uint64)
     for place, value in enumerate(values.tolist()):
-        keys = _keys("" if value is None or value != value else str(value), kinds)[:length]
+        keys = _grams["" if value is None or value != value else str(value)[:MAX_CHARS], kinds][:length]
         found[place, : len(keys)] = keys
     return found
 
@@ -92,7 +111,7 @@ class Matcher:
     def fit(cls, texts: Values) -> Matcher:
         """Count the distinct texts that each word is in."""
         distinct = np.array(sorted({str(text) for text in texts.tolist() if text is not None}), dtype=object)
-        words = [_keys(text, ("word",)) for text in distinct.tolist()]
+        words = [_grams[text[:MAX_CHARS], ("word",)] for text in distinct.tolist()]
         keys, counts = np.unique(np.concatenate([np.zeros(0, np.uint64), *words]), return_counts=True)
         return cls(keys, np.log1p(max(len(distinct), 1) / counts).astype(np.float32))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +10,18 @@ import numpy as np
 from recstill.api.errors import BundleError, FeatureError
 from recstill.api.models import Slot
 from recstill.api.task import FeatureSpec
-from recstill.data.encoders import NumericEncoder, Values, Vocabulary, to_keys
+from recstill.data.columns import CATEGORIES, NUMBERS, Column, Columns, Lists, Typed, Values, as_column, item_type
+from recstill.data.encoders import NumericEncoder, Vocabulary
 from recstill.data.files import read_json, write_json
+from recstill.data.keys import WAYS_OUT, check_category, to_keys
 from recstill.data.text import Matcher, buckets_of, crossed, padded
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-Columns = Mapping[str, Values]
 _IN_TABLES = ("categorical", "sequence")
 
 
@@ -40,7 +41,11 @@ class Encoded:
 
 
 class Transform:
-    """Fit with `Transform.fit`, then `encode`. Slots are ordered by table, so that tables answer them in order."""
+    """Fit with `Transform.fit`, then `encode`. Slots are ordered by table, so that tables answer them in order.
+
+    types: the logical type of each feature's column, as the schema of the training rows has it. Everything that is encoded
+    later is of that type, or refused.
+    """
 
     def __init__(
         self,
@@ -48,8 +53,9 @@ class Transform:
         numeric: Mapping[str, NumericEncoder],
         tables: Mapping[str, Vocabulary],
         matchers: Mapping[str, Matcher],
+        types: Mapping[str, str],
     ) -> None:
-        self.features = tuple(features)
+        self.features, self.types = tuple(features), dict(types)
         self.numeric, self.tables, self.matchers = dict(numeric), dict(tables), dict(matchers)
         slots = [(slot, feature) for feature in self.features if (slot := self._slot(feature)) is not None]
         slots.sort(key=lambda pair: pair[0].table)
@@ -70,17 +76,20 @@ class Transform:
 
     @classmethod
     def fit(cls, features: Sequence[FeatureSpec], columns: Columns) -> Transform:
-        """Fit on the columns of the training split."""
+        """Fit on the columns of the training split. Raise FeatureError for columns that cannot be what the features are."""
         if missing := [feature.name for feature in features if feature.name not in columns and not feature.of]:
             raise FeatureError(f"The snapshot lacks {', '.join(missing)}. Make a new one: `recstill data snapshot`.")
-        numeric = {f.name: NumericEncoder.fit(columns[f.name], f.buckets) for f in features if f.kind == "numeric"}
+        typed = {f.name: as_column(columns[f.name]) for f in features if not f.of}
+        if problems := type_problems(features, {name: column.type for name, column in typed.items()}):
+            raise FeatureError("\n".join(problems))
+        numeric = {f.name: NumericEncoder.fit(_numbers(typed[f.name]), f.buckets) for f in features if f.kind == "numeric"}
         tables = {}
         for table in sorted({f.table_name for f in features if f.kind in _IN_TABLES}):
             members = [f for f in features if f.kind in _IN_TABLES and f.table_name == table]
-            keys = np.concatenate([to_keys(_flat(columns[f.name]) if f.length else columns[f.name]) for f in members])
+            keys = np.concatenate([to_keys(_items(f, typed[f.name])) for f in members])
             tables[table] = Vocabulary.fit(keys, min(f.min_count for f in members), max(f.oov_buckets for f in members))
-        matchers = {f.name: Matcher.fit(columns[f.of[1]]) for f in features if f.kind == "match"}
-        return cls(features, numeric, tables, matchers)
+        matchers = {f.name: Matcher.fit(typed[f.of[1]].plain()) for f in features if f.kind == "match"}
+        return cls(features, numeric, tables, matchers, {name: column.type for name, column in typed.items()})
 
     @property
     def num_dense(self) -> int:
@@ -105,29 +114,44 @@ class Transform:
             np.concatenate(ids, 1) if ids else np.zeros((num_rows, 0), np.int64),
         )
 
+    def column(self, name: str, columns: Columns) -> Typed:
+        """Return the column of a feature as its declared type. Raise FeatureError for values of another type."""
+        declared, values = self.types[name], columns[name]
+        if isinstance(values, Column) and values.type == declared:
+            return values
+        if declared == "null" and not isinstance(values, (Column, Lists)):  # training knew no value: none means anything
+            return Column("null", np.zeros(len(values), bool), np.ones(len(values), bool))
+        column = as_column(values, "" if declared in NUMBERS else declared)
+        if column.type != declared and column.type != "null" and not (column.type in NUMBERS and name in self.numeric):
+            raise FeatureError(
+                f"Feature {name!r} was of type {declared} in training and is of type {column.type} here. "
+                "Give it the type that it had, or train again."
+            )
+        return column
+
     def _numbers(self, feature: FeatureSpec, columns: Columns) -> NDArray[np.float32]:
         if feature.kind == "match":
-            short, long = feature.of
-            return self.matchers[feature.name].dense(columns[short], columns[long])
-        return self.numeric[feature.name].dense(columns[feature.name])
+            short, long = (self.column(name, columns).plain() for name in feature.of)
+            return self.matchers[feature.name].dense(short, long)
+        return self.numeric[feature.name].dense(_numbers(self.column(feature.name, columns)))
 
     def _ids(self, feature: FeatureSpec, columns: Columns) -> NDArray[np.int64]:
         """Return (N, width of the slot)."""
         if feature.kind == "match":
-            short, long = feature.of
-            return buckets_of(crossed(columns[short], columns[long], feature.length), feature.buckets)
-        values = columns[feature.name]
+            short, long = (self.column(name, columns).plain() for name in feature.of)
+            return buckets_of(crossed(short, long, feature.length), feature.buckets)
+        values = self.column(feature.name, columns)
         if feature.kind == "text":
-            return buckets_of(padded(values, feature.ngrams, feature.length), feature.buckets)
+            return buckets_of(padded(values.plain(), feature.ngrams, feature.length), feature.buckets)
         if feature.kind == "numeric":
-            return self.numeric[feature.name].bucket(values)[:, None]
+            return self.numeric[feature.name].bucket(_numbers(values))[:, None]
         table = self.tables[feature.table_name]
         if feature.kind == "categorical":
             return table.rows(to_keys(values))[:, None]
         rows = np.zeros((len(values), feature.length), np.int64)
-        lists = [_list(value)[-feature.length :] for value in values.tolist()]
-        lengths = np.array([len(items) for items in lists])
-        rows[np.arange(feature.length)[None] < lengths[:, None]] = table.rows(to_keys(_flat(np.array([*lists, None], object))))
+        if isinstance(values, Lists):  # else nothing is known of any history
+            lists = values.last(feature.length)
+            rows[np.arange(feature.length)[None] < lists.lengths[:, None]] = table.rows(to_keys(_items(feature, lists)))
         return rows
 
     def restrict(self, features: Sequence[FeatureSpec]) -> Transform:
@@ -139,6 +163,7 @@ class Transform:
             {name: encoder for name, encoder in self.numeric.items() if name in names},
             {name: vocabulary for name, vocabulary in self.tables.items() if name in tables},
             {name: matcher for name, matcher in self.matchers.items() if name in names},
+            {name: kind for name, kind in self.types.items() if name in names},
         )
 
     def dense_index(self, names: Sequence[str]) -> list[int]:
@@ -161,10 +186,11 @@ class Transform:
         """Return which slots are of these features."""
         return [place for place, feature in enumerate(self._slot_features) if feature.name in set(names)]
 
-    def knows(self, name: str, values: Values) -> NDArray[np.bool_]:
-        """Say which values of a categorical feature have a row of their own."""
+    def knows(self, name: str, values: Typed | Values) -> NDArray[np.bool_]:
+        """Say which values of a categorical feature, or items of a sequence laid flat, have a row of their own."""
         feature = next(f for f in self.features if f.name == name)
-        return self.tables[feature.table_name].known(to_keys(values))
+        kind = item_type(self.types[name]) or self.types[name]
+        return self.tables[feature.table_name].known(to_keys(values, kind))
 
     def save(self, folder: Path) -> None:
         """Write `transform.json` and `transform.safetensors`."""
@@ -175,7 +201,11 @@ class Transform:
             {
                 "features": [feature.model_dump() for feature in self.features],
                 "numeric": {name: asdict(encoder) for name, encoder in self.numeric.items()},
-                "tables": {name: {"oov_buckets": vocabulary.oov_buckets} for name, vocabulary in self.tables.items()},
+                "types": self.types,
+                "tables": {
+                    name: {"oov_buckets": vocabulary.oov_buckets, "trained": vocabulary.trained}
+                    for name, vocabulary in self.tables.items()
+                },
             },
         )
         arrays: dict[str, NDArray[Any]] = {name: vocabulary.keys for name, vocabulary in self.tables.items()}
@@ -198,18 +228,67 @@ class Transform:
                     name: NumericEncoder(**{**fit, "quantiles": tuple(fit["quantiles"])})
                     for name, fit in spec["numeric"].items()
                 },
-                {name: Vocabulary(keys[name], table["oov_buckets"]) for name, table in spec["tables"].items()},
+                {
+                    name: Vocabulary(keys[name], table["oov_buckets"], tuple(table["trained"]))
+                    for name, table in spec["tables"].items()
+                },
                 {f.name: Matcher(keys[f"{f.name}/words"], keys[f"{f.name}/rarity"]) for f in features if f.kind == "match"},
+                spec["types"],
             )
         except (OSError, KeyError, ValueError) as error:
             raise BundleError(f"The transform in {folder} cannot be read: {error}") from error
 
 
-def _list(value: Any) -> list[Any]:
-    return [] if value is None or (isinstance(value, float) and value != value) else list(value)
+def type_problems(features: Sequence[FeatureSpec], types: Mapping[str, str]) -> list[str]:
+    """Say which features cannot be read from columns of these types, each with the way out."""
+    problems = [problem for f in features if f.name in types and (problem := _type_problem(f, types[f.name]))]
+    in_tables = [f for f in features if f.kind in _IN_TABLES and f.name in types]
+    for table in dict.fromkeys(f.table_name for f in in_tables):
+        kinds = {f.name: item_type(types[f.name]) or types[f.name] for f in in_tables if f.table_name == table}
+        if len(set(kinds.values()) - {"null"}) > 1:
+            found = ", ".join(f"{name} of {kind}" for name, kind in kinds.items())
+            problems.append(f"Table {table!r} is shared by values of several types ({found}): cast them to one.")
+    return problems
 
 
-def _flat(values: Values) -> Values:
-    """Put lists one after the other; strings stay objects, numbers numbers."""
-    items = [item for value in values.tolist() for item in _list(value)]
-    return np.array(items, dtype=object) if items and isinstance(items[0], str) else np.array(items, dtype=np.int64)
+def _type_problem(feature: FeatureSpec, kind: str) -> str:
+    name = feature.name
+    if feature.kind == "numeric" and kind not in NUMBERS:
+        way = {
+            "string": "write numbers, null where there is none, or make it categorical",
+            "timestamp": "give the time since or until it, such as days, as a number",
+            "date": "give the time since or until it, such as days, as a number",
+        }.get(kind, WAYS_OUT.get(kind.split("<")[0], "write numbers"))
+        return f"Feature {name!r} is numeric and its values are of type {kind}: {way}."
+    if feature.kind == "text" and kind not in ("string", "null"):
+        return f"Feature {name!r} is a text and its values are of type {kind}: cast it to a string."
+    if feature.kind == "sequence" and kind != "null":
+        if not item_type(kind):
+            return f"Feature {name!r} is a sequence and its values are of type {kind}, not lists: split them into lists."
+        if item_type(kind) not in CATEGORIES:
+            return f"Feature {name!r} is a sequence of {item_type(kind)}: its items must be integers or strings."
+    if feature.kind == "categorical":
+        try:
+            check_category(name, kind)
+        except FeatureError as error:
+            return str(error)
+    return ""
+
+
+def _numbers(column: Typed) -> Values:
+    assert isinstance(column, Column)
+    return column.numbers() if column.type != "null" else np.full(len(column), np.nan)
+
+
+def _items(feature: FeatureSpec, column: Typed) -> Column:
+    """The values of a category, or those of all lists one after the other. Raise FeatureError for a null inside of a list."""
+    if isinstance(column, Column):
+        return column
+    missing = column.items.is_missing
+    if missing.any():
+        row = int(np.searchsorted(column.offsets, np.flatnonzero(missing)[0], "right")) - 1
+        raise FeatureError(
+            f"Feature {feature.name!r} has {int(missing.sum())} nulls inside of its lists, the first in row {row}: "
+            f"{column[row : row + 1].tolist()[0]}. Leave them out of the lists."
+        )
+    return column.items

@@ -14,6 +14,7 @@ from torchrec.modules.fused_embedding_modules import FusedEmbeddingBagCollection
 from torchrec.optim import RowWiseAdagrad
 
 from recstill.api.models import ModelInputs, Slot
+from recstill.data.encoders import MISSING_ROW
 from recstill.embeddings.batches import position_keys
 from recstill.embeddings.pooling import pool, present_by_position
 from recstill.embeddings.rounding import Int8Embedding, rounded, to_int8
@@ -44,7 +45,7 @@ class TableOptimizer:
 
 
 class TrainingTables(nn.Module):
-    """Tables that train.
+    """Tables that train. The row of missing values begins at zero: where training had none, missing says nothing.
 
     penalty: with l2, half of l2 times the mean squared norm of the vectors of the last batch, for the loss to add. It pulls
     on the rows seen only; fbgemm's own weight decay does nothing on CPUs.
@@ -108,6 +109,8 @@ class FusedTables(TrainingTables):
         if optimizer.init_std is not None:
             for table in self.collection.state_dict().values():
                 table.normal_(0.0, optimizer.init_std)
+        for table in self.collection.state_dict().values():
+            table[MISSING_ROW] = 0.0
 
     def forward(self, sparse: KeyedJaggedTensor) -> Tensor:
         return self.pool(self.collection(sparse).values().view(-1, sum(self.widths), self.dim), sparse)
@@ -126,6 +129,8 @@ class AdamTables(TrainingTables):
         self.embedding = nn.Embedding(max(num_rows, 1), dim, device=device)
         if optimizer.init_std is not None:
             nn.init.normal_(self.embedding.weight, 0.0, optimizer.init_std)
+        with torch.no_grad():
+            self.embedding.weight[[start + MISSING_ROW for start in starts.values()]] = 0.0
         offsets = [starts[slot.table] for slot, width in zip(slots, self.widths, strict=True) for _ in range(width)]
         self.register_buffer("offsets", torch.tensor(offsets), persistent=False)
         self.offsets: Tensor

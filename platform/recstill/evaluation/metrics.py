@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recstill.api.measured import Undefined
+from recstill.data.columns import codes_of
 from recstill.evaluation.ranking import auc, group_auc, ndcg, reciprocal_rank, spearman, why_undefined
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from recstill.api.task import LabelSpec
+    from recstill.data.columns import Typed
 
 Floats = NDArray[np.floating]
 _EPS = 1e-7
@@ -130,10 +132,10 @@ def _metrics_of(label: LabelSpec, y: Floats, p: Floats, groups: NDArray[np.int64
     return {**values, "rmse": mean_error(y, p, 2), "mae": mean_error(y, p, 1)}
 
 
-def group_ids(columns: Sequence[NDArray[np.generic]]) -> NDArray[np.int64]:
-    """Number the distinct combinations of the group columns."""
-    groups = np.zeros(len(columns[0]), np.int64)
-    for column in columns:
-        _, codes = np.unique(column, return_inverse=True)
-        groups = groups * (int(codes.max(initial=0)) + 1) + codes
+def group_ids(columns: Sequence[Typed | NDArray[np.generic]]) -> NDArray[np.int64]:
+    """Number the distinct combinations of the group columns from 0, in their order, without numbers that nobody has."""
+    groups = codes_of(columns[0])
+    for column in columns[1:]:
+        codes = codes_of(column)
+        groups = codes_of(groups * (int(codes.max(initial=0)) + 1) + codes)
     return groups

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from recstill.api.errors import FeatureError
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class View:
-    """One feature view of a service: `features` maps names to types, `availability` is `request` or `training`."""
+    """One feature view of a service: `features` and `key_types` map names to Feast's types, `availability` is `request` or
+    `training`."""
 
     name: str
     join_keys: tuple[str, ...]
@@ -25,6 +26,7 @@ class View:
     availability: str
     owner: str
     freshness: str
+    key_types: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,9 @@ class FeatureSet:
 
     @property
     def fingerprint(self) -> str:
-        schema = [(v.name, v.join_keys, sorted(v.features.items()), v.availability) for v in self.views]
+        schema = [
+            (v.name, v.join_keys, sorted(v.features.items()), v.availability, sorted(v.key_types.items())) for v in self.views
+        ]
         return hashlib.sha256(json.dumps(sorted(schema)).encode()).hexdigest()[:16]
 
     @property

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import ibis
 
 from recstill.api.errors import FeatureError
+from recstill.features.dtypes import as_declared
 from recstill.features.offline import DuckDBOfflineStoreConfig, file_of, read_source
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def newest_rows(store: FeatureStore, view: View, until: datetime) -> pa.Table:
     rows = type(table).from_arrays(list(columns.values()), names=list(columns))
     for key in view.join_keys:
         rows = rows.filter(rows[key].is_valid())
-    return rows
+    return as_declared(rows, view.name, {**view.key_types, **view.features})
 
 
 def oldest(view: FeatureView, until: datetime) -> datetime:

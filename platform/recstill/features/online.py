@@ -8,20 +8,20 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from recstill.api.errors import FeatureError
+from recstill.data.arrow import typed_columns
 from recstill.data.files import new_folder, read_json, write_json
 from recstill.data.packed import PackedStore, open_store, write_view
-from recstill.data.snapshot import to_numpy
 from recstill.data.versions import CARD, next_name, prune
 from recstill.features.newest import EPOCH, has_data, latest_event, newest
 from recstill.features.repo import all_views
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
     from feast import FeatureStore
 
-    from recstill.data.encoders import Values
+    from recstill.data.columns import Typed
     from recstill.features.featureset import View
 
 __all__ = ["EPOCH", "latest_event", "materialize", "newest", "online_rows"]
@@ -80,7 +80,9 @@ def _check_moment(until: datetime) -> None:
 def _bring(store: FeatureStore, view: View, until: datetime, folder: Path, progress: Callable[[str], None]) -> dict[str, Any]:
     """Pack a view as of `until`, write it to Feast's online store, and return its card."""
     table = newest(store, view, until)
-    card = write_view(folder, view.name, view.join_keys, {n: to_numpy(table[n]) for n in table.column_names})
+    card = write_view(folder, view.name, view.join_keys, typed_columns(table))
+    for feature, reason in card["unserved"].items():
+        progress(f"{view.name}:{feature}: left out, {reason}")
     for remark in store.materialize(EPOCH, until, feature_views=[view.name]) or ():
         progress(remark)
     return card | {"features": dict(view.features), "as_of": until.isoformat()}
@@ -112,7 +114,7 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def online_rows(store: FeatureStore, view: View, entities: dict[str, Values]) -> dict[str, list[Any]]:
+def online_rows(store: FeatureStore, view: View, entities: Mapping[str, Typed]) -> dict[str, list[Any]]:
     """Read a view from Feast's online store, the slow and authoritative way."""
     rows = {key: values.tolist() for key, values in entities.items()}
     features = [f"{view.name}:{feature}" for feature in view.features]

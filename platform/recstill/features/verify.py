@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recstill.data.arrow import typed_columns
 from recstill.data.packed import current_version, open_store
-from recstill.data.snapshot import to_numpy
 from recstill.features.leftovers import stored_keys
 from recstill.features.online import newest, online_rows
 from recstill.features.repo import all_views
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from feast import FeatureStore
 
-    from recstill.data.encoders import Values
     from recstill.features.featureset import View
 
 
@@ -48,14 +47,16 @@ def verify_online(store: FeatureStore, root: Path, num_rows: int = 1000, seed: i
         num_entities = len(table)
         left = _left_over(store, view, num_entities)
         table = table.take(np.sort(random.permutation(len(table))[:num_rows]))
-        entities = {key: to_numpy(table[key]) for key in view.join_keys}
+        columns = typed_columns(table)
+        entities = {key: columns[key] for key in view.join_keys}
         served = online_rows(store, view, entities)
         place = packed.views[view.name].find([entities[key] for key in view.join_keys])
         online, in_packed = left, max(len(packed.views[view.name].keys) - num_entities, 0)
         for feature in view.features:
-            truth = to_numpy(table[feature])
-            online += _differences(truth, np.array(served[feature], dtype=object))
-            in_packed += _differences(truth, packed.views[view.name].read(feature, place))
+            truth = columns[feature].tolist()
+            online += _differences(truth, served[feature])
+            if feature not in packed.views[view.name].unserved:
+                in_packed += _differences(truth, packed.views[view.name].read(feature, place).tolist())
         checks.append(ViewCheck(view.name, len(table), len(table) * len(view.features), online, in_packed))
     return checks
 
@@ -69,13 +70,16 @@ def _left_over(store: FeatureStore, view: View, num_entities: int) -> int:
     return max(len(stored) - num_entities, 0)
 
 
-def _differences(truth: Values, found: Values) -> int:
-    """Count unequal values; None, NaN and empty text are all 'missing'."""
-    pairs = zip(truth.tolist(), found.tolist(), strict=True)
-    return sum(_plain(left) != _plain(right) for left, right in pairs)
+def _differences(truth: list[Any], found: list[Any]) -> int:
+    """Count unequal values; None, NaN, empty text and an empty list are all 'missing'."""
+    return sum(_plain(left) != _plain(right) for left, right in zip(truth, found, strict=True))
 
 
-def _plain(value: object) -> object:
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(one) for one in value] or None
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=None) if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
     if value is None or value != value or value == "":
         return None
     return float(np.float32(value)) if isinstance(value, float) else value

@@ -44,4 +44,5 @@ def view_of(view: FeatureView, store: FeatureStore, features: dict[str, str] | N
     features = features or {field.name: str(field.dtype) for field in view.features}
     keys = tuple(store.get_entity(name).join_key for name in view.entities)
     tags = dict(view.tags)
-    return View(view.name, keys, features, tags.get("availability", "request"), view.owner, tags.get("freshness", ""))
+    types = {column.name: str(column.dtype) for column in view.entity_columns if column.name in keys}
+    return View(view.name, keys, features, tags.get("availability", "request"), view.owner, tags.get("freshness", ""), types)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from recstill.api.columns import ColumnPredictor, ColumnTeacher
     from recstill.api.measured import Measured
-    from recstill.data.encoders import Values
+    from recstill.data.columns import Values
     from recstill.recipes.run import Run
 
 CHUNK = 4_096
@@ -187,7 +187,7 @@ def bundle_columns(run: Run, role: str, num_parameters: int, card: str) -> Path:
             "task": run.task.spec, "role": role, "model": part.name, "plugin": f"{distribution}=={version}",
             "options": part.options, "run": run.id, "seed": run.recipe.seeds[0], "snapshot": run.snapshot.id,
             "feature_service": features.service, "fingerprint": features.fingerprint, "features": features.to_json(),
-            "sides": run.rows.sides(role), "num_parameters": num_parameters,
+            "sides": run.rows.sides(role), "key_types": run.rows.key_types(role), "num_parameters": num_parameters,
             "packages": {"recstill": importlib.metadata.version("recstill")},
         })  # fmt: skip
     return target

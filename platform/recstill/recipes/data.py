@@ -10,6 +10,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from recstill.api.errors import ConfigError, DataError
+from recstill.data.arrow import check_columns
 from recstill.data.fetch import open_raw
 from recstill.data.files import read_json
 from recstill.data.snapshot import Snapshot, open_snapshot, write_snapshot
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 
 NO_SERVICE = "none"
+_OWN = ("key", "context", "row")
 
 
 def feature_set_of(platform: Platform, service: str) -> FeatureSet:
@@ -87,6 +89,7 @@ def make_snapshot(
         "unknown": unknown,
         "reviews": reviews_digest(platform, task.spec) if unknown else "",
     }
+    check_columns(joined, [f for f in task.spec.features if f.view in _OWN or f.name in features.features], "The rows")
     snapshot = write_snapshot(joined, meta, platform.settings.folder("snapshots"))
     with platform.registry.transaction() as session:
         record_snapshot(session, snapshot.meta)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from recstill.api.measured import Measured
-    from recstill.data.encoders import Values
+    from recstill.data.columns import Values
     from recstill.recipes.run import Run
 
 _PACKAGES = ("recstill", "torch", "torchrec", "onnx", "onnxruntime", "numpy", "feast")
@@ -75,6 +75,7 @@ def export_bundle(run: Run, role: Role, name: str, seed: int, metrics: Mapping[s
             "fingerprint": features.fingerprint,
             "features": features.to_json(),
             "sides": sides,
+            "key_types": run.rows.key_types(role),
             "num_parameters": num_parameters(state),
             "vectors": vectors,
             **_parts(run, role, name),

@@ -41,7 +41,7 @@ def with_mixed(table: pa.Table, spec: TaskSpec, config: MixedConfig) -> pa.Table
             mixed = pc.if_else(drawn, table[field.name].take(pa.array(other)), rows[field.name])
             rows = rows.set_column(place, field, mixed)
         elif field.name in labels:
-            rows = rows.set_column(place, field, pa.array(np.full(count, np.nan)).cast(field.type))
+            rows = rows.set_column(place, field, pa.nulls(count, field.type))
         elif field.name == "split":
             rows = rows.set_column(place, field, pa.array([MIXED] * count, field.type))
     return pa.concat_tables([table, rows])

@@ -84,7 +84,7 @@ def reviewed_labels(platform: Platform, task: TaskSpec, ids: Any) -> dict[Any, f
     if not keys:
         raise DataError("People decided reviews, but the key of the decision log is gone: restore decisions/mask.key.")
     found: dict[Any, float] = {}
-    for item in np.unique(ids).tolist():
+    for item in set(ids):
         for key in keys:  # ids that were masked before the key was changed are still found
             if (label := decided.get(mask(item, key))) is not None:
                 found.setdefault(item, label)
@@ -107,7 +107,9 @@ def with_reviews(platform: Platform, task: TaskSpec, rows: pa.Table) -> tuple[pa
     """
     import pyarrow as pa
 
-    labels = reviewed_labels(platform, task, rows[task.endpoint.item_key].to_numpy(zero_copy_only=False))
+    from recstill.data.arrow import typed_column
+
+    labels = reviewed_labels(platform, task, typed_column(rows[task.endpoint.item_key]).tolist())
     if not labels:
         return rows, 0
     name = task.primary.name

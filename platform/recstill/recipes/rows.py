@@ -12,12 +12,14 @@ import torch
 from recstill.api.baseline import BaselineData
 from recstill.api.columns import ColumnRows
 from recstill.api.errors import ConfigError
-from recstill.data.encoders import Values, to_keys
+from recstill.data.columns import Column, Typed, Values, codes_of
+from recstill.data.keys import to_keys
 from recstill.data.sides import Sides, split_sides
 from recstill.data.transform import Encoded, Transform
 from recstill.embeddings.batches import TensorRows
 from recstill.embeddings.catalogue import Catalogue, CatalogueRows, Side
 from recstill.evaluation.metrics import group_ids
+from recstill.features.dtypes import logical_types
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,7 +55,7 @@ class RunRows:
     def _all(self) -> tuple[Transform, Encoded]:
         names = {feature.name for role in self.roles for feature in self.features(role)}
         chosen = [feature for feature in self.task.features if feature.name in names]
-        columns = self.snapshot.columns([feature.name for feature in chosen if not feature.of])
+        columns = self.snapshot.typed([feature.name for feature in chosen if not feature.of])
         train = self.snapshot.rows_of("train")
         transform = Transform.fit(chosen, {name: values[train] for name, values in columns.items()})
         return transform, transform.encode(columns)
@@ -76,11 +78,20 @@ class RunRows:
         """Some rows as a role's model sees them."""
         if role in self.adopted:
             own = self.adopted[role]
-            return own.encode(self.snapshot.columns([feature.name for feature in own.features if not feature.of], rows))
+            return own.encode(self.snapshot.typed([feature.name for feature in own.features if not feature.of], rows))
         transform, encoded = self._all
         names = [feature.name for feature in self.features(role)]
         dense, ids = transform.dense_index(names), transform.id_index(names)
         return Encoded(encoded.dense[rows][:, dense], encoded.ids[rows][:, ids])
+
+    def key_types(self, role: Role) -> dict[str, str]:
+        """The logical type of every id and join key that a request of a role's model may bring."""
+        endpoint, types = self.task.endpoint, self.snapshot.types
+        found = {key: types[key] for key in (endpoint.query_key, endpoint.item_key) if key in types}
+        for view in self.roles[role].views:
+            found |= {key: types[key] for key in view.join_keys if key in types}
+            found |= logical_types(view.key_types)
+        return found
 
     def forget(self, role: Role) -> None:
         """Free the tensors of a role that is trained."""
@@ -122,17 +133,15 @@ class RunRows:
             attributes = {name: torch.from_numpy(values.astype(np.float32)) for name, values in columns.items()}
         return Catalogue(found[0], found[1], transform.slots, attributes)
 
-    def keys(self, name: str) -> Values:
-        """A key column of all rows."""
-        return self.snapshot.columns([name])[name]
+    def keys(self, name: str) -> NDArray[np.int64]:
+        """The number of the key of each row, in the order of the keys."""
+        return codes_of(self.snapshot.typed([name])[name])
 
     @cached_property
     def pairs(self) -> NDArray[np.int64]:
         """(N, 2): the number of the query and of the item of every row, as the catalogue counts them."""
         endpoint = self.task.endpoint
-        return np.stack(
-            [np.unique(self.keys(key), return_inverse=True)[1] for key in (endpoint.query_key, endpoint.item_key)], 1
-        )
+        return np.stack([self.keys(key) for key in (endpoint.query_key, endpoint.item_key)], 1)
 
     def known_pairs(self, *splits: str) -> NDArray[np.int64]:
         """Sorted row ids (query * items + item) of the pairs of some splits."""
@@ -155,12 +164,14 @@ class RunRows:
 
     def groups(self, split: str) -> NDArray[np.int64]:
         """The group of each row of a split."""
-        columns = self.snapshot.columns(self.task.groups, self.snapshot.rows_of(split))
+        columns = self.snapshot.typed(self.task.groups, self.snapshot.rows_of(split))
         return group_ids(list(columns.values()))
 
     def raw(self, role: Role, rows: Values) -> dict[str, Values]:
-        """The columns of a role's features as they are in the snapshot."""
-        return self.snapshot.columns([feature.name for feature in self.features(role) if not feature.of], rows)
+        """The columns of a role's features as they are in the snapshot: numbers with NaN, all else with None for gaps."""
+        features = [feature for feature in self.features(role) if not feature.of]
+        columns = self.snapshot.typed([feature.name for feature in features], rows)
+        return {feature.name: _plain(feature, columns[feature.name]) for feature in features}
 
     def column_rows(self, role: Role, split: str) -> ColumnRows:
         """A split as teachers of raw columns read it."""
@@ -170,17 +181,17 @@ class RunRows:
         """The share of rows of a split whose query or item id has no row of its own: they are scored by hashed ids."""
         transform, endpoint = self.transform("student"), self.task.endpoint
         keys = [key for key in (endpoint.query_key, endpoint.item_key) if key in {f.name for f in transform.features}]
-        columns = self.snapshot.columns(keys, self.snapshot.rows_of(split)) if keys else {}
+        columns = self.snapshot.typed(keys, self.snapshot.rows_of(split)) if keys else {}
         return {key: float(1 - transform.knows(key, columns[key]).mean()) for key in keys}
 
     def baseline_data(self) -> tuple[BaselineData, BaselineData, BaselineData]:
         """Train, valid and test with the teacher's features as raw values and category codes; texts stay texts."""
         features = [feature for feature in self.features("teacher") if feature.kind not in ("match", "sequence")]
-        columns = self.snapshot.columns([feature.name for feature in features])
+        typed = self.snapshot.typed([feature.name for feature in features])
         train = self.snapshot.rows_of("train")
-        for feature in features:
-            if feature.kind == "categorical":
-                columns[feature.name] = _codes(columns[feature.name], train)
+        columns = {
+            f.name: _codes(typed[f.name], train) if f.kind == "categorical" else _plain(f, typed[f.name]) for f in features
+        }
         categorical = tuple(feature.name for feature in features if feature.kind == "categorical")
         parts = []
         for split in ("train", "valid", "test"):
@@ -189,13 +200,17 @@ class RunRows:
         return parts[0], parts[1], parts[2]
 
 
-def newest_rows(keys: Values) -> NDArray[np.int64]:
+def _plain(feature: FeatureSpec, column: Typed) -> Values:
+    return column.numbers() if feature.kind == "numeric" and isinstance(column, Column) else column.plain()
+
+
+def newest_rows(keys: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the place of the last row of each distinct key, in the order of the keys."""
     _, first = np.unique(keys[::-1], return_index=True)
     return len(keys) - 1 - first
 
 
-def _codes(values: Values, train: Values) -> NDArray[np.int64]:
+def _codes(values: Typed, train: Values) -> NDArray[np.int64]:
     keys = to_keys(values)
     known: NDArray[np.uint64] = np.unique(keys[train])
     place = np.minimum(np.searchsorted(known, keys), len(known) - 1)

@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from recstill.api.errors import FeatureError, IntegrityError, RequestError
 from recstill.api.task import TaskSpec
+from recstill.data.columns import Column
 from recstill.data.files import check_sha256, read_json
 from recstill.data.packed import open_store
 from recstill.data.versions import hold, standing
@@ -143,11 +144,13 @@ class Service:
 
     def _answer(self, task: str, body: bytes) -> Response:
         scorer = self.scorers[task]
-        request = parse_request(body, scorer.task, scorer.brought)
+        request = parse_request(body, scorer.task, scorer.brought, scorer.types)
         if scorer.index is not None:
             with telemetry.DURATION.labels(task, "score").time():
                 ids, scores, unknown = scorer.rank(request)
-            return _json(200, ranked(scorer, ids.tolist(), scores.tolist(), unknown))
+            found = ranked(scorer, ids.tolist(), scores.tolist(), unknown)
+            remarks = scorer.context_remarks(request.context)
+            return _json(200, {**found, **({"remarks": {"context": remarks}} if remarks else {})})
         if request.explain and not (scorer.manifest.part_names or scorer.manifest.attributed):
             raise RequestError(
                 422,
@@ -160,15 +163,16 @@ class Service:
         if not all(np.isfinite(values).all() for values in scored.scores.values()):
             raise RequestError(500, f"{scorer.version} answered something that is no number; nothing was decided.")
         if scorer.task.decision is None:
-            return _json(200, answer(scorer, request.items.tolist(), scored))
+            return _json(200, answer(scorer, list(request.sent), scored))
         reasons = Reasons(scorer.manifest) if request.explain else None
-        answers = decided(scorer.manifest, scored, request.items, reasons)
+        answers = decided(scorer.manifest, scored, np.array(request.sent, object), reasons)
         assert self.log is not None
+        assert isinstance(request.items, Column)
         try:
-            logged = self.log.write(task, scorer.version, request.items, answers)
+            logged = self.log.write(task, scorer.version, request.items.plain(), answers)
         except OSError as error:
             raise RequestError(503, f"The decision could not be logged, so none was made: {error.strerror}.") from error
-        facts = _facts(scorer, request.items.tolist(), scored) | ({"explained_by": reasons.method} if reasons else {})
+        facts = _facts(scorer, list(request.sent), scored) | ({"explained_by": reasons.method} if reasons else {})
         return _json(200, {**facts, "request": logged, "decisions": answers})
 
 
@@ -211,8 +215,16 @@ def _facts(scorer: Scorer, items: list[Any], scored: Scored) -> dict[str, Any]:
             for name, found in lists.items()
         },
         "missing_views": dict(scored.missing_views),
-        **({"remarks": {str(items[p]): said for p, said in scored.remarks.items()}} if scored.remarks else {}),
+        **({"remarks": remarks} if (remarks := _remarks(items, scored)) else {}),
     }
+
+
+def _remarks(items: list[Any], scored: Scored) -> dict[str, list[str]]:
+    """What was outside of what training saw, by item, and of the context."""
+    found: dict[str, list[str]] = {"context": list(scored.context_remarks)} if scored.context_remarks else {}
+    for place, said in scored.remarks.items():
+        found[str(items[place])] = [*found.get(str(items[place]), []), *said]
+    return found
 
 
 def _count(task: str, scored: Scored) -> None:

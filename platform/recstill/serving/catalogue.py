@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recstill.api.errors import BundleError, RequestError
+from recstill.data.keys import to_keys
+from recstill.serving.values import read_column
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from recstill.data.encoders import Values
+    from recstill.data.columns import Values
     from recstill.serving.scorer import Scorer
 
 _CHUNK = 4_096
@@ -37,7 +39,7 @@ class CatalogueIndex:
                 f"{scorer.version} ranks the whole catalogue, and the online features do not list it: "
                 "run `recstill features materialize`."
             )
-        self.ids: Values = np.asarray(view.ids)
+        self.ids: Values = view.ids.plain()
         self.vectors = np.load(kept) if kept is not None else self._computed()
         if self.vectors.shape[:1] != self.ids.shape:
             raise BundleError(f"{kept} holds {len(self.vectors):,} vectors, and there are {len(self.ids):,} items.")
@@ -45,7 +47,8 @@ class CatalogueIndex:
         self._index.add(self.vectors)
         every = np.arange(len(self.ids))
         self._attributes = {name: view.read(name, every) for name in scorer.task.endpoint.filters}
-        self._masks: dict[tuple[str, Any], np.ndarray] = {}  # type: ignore[type-arg]
+        self._keys = {name: to_keys(attribute) for name, attribute in self._attributes.items()}
+        self._masks: dict[tuple[str, int], NDArray[np.bool_]] = {}
 
     def _computed(self) -> NDArray[np.float32]:
         parts = [self._scorer.vectors(self.ids[start : start + _CHUNK]) for start in range(0, len(self.ids), _CHUNK)]
@@ -67,12 +70,14 @@ class CatalogueIndex:
         scores, places = self._index.search(asked, min(k, len(self.ids)), params=chosen)
         return self.ids[places[0]], scores[0]
 
-    def _mask(self, name: str, value: Any) -> Any:
-        key = (name, value)
-        if key not in self._masks:
-            found = self._attributes[name] == value
-            if not np.any(found):
-                known = sorted({str(one) for one in self._attributes[name].tolist() if one})[:10]
+    def _mask(self, name: str, value: Any) -> NDArray[np.bool_]:
+        attribute, most = self._attributes[name], self._scorer.task.endpoint.max_id_bytes
+        asked = read_column([value], attribute.type, lambda _: f"Filter {name!r}", most)
+        key = int(to_keys(asked)[0])
+        if (name, key) not in self._masks:
+            found = (self._keys[name] == np.uint64(key)) & (key != 0)
+            if not found.any():
+                known = sorted({str(one) for one in attribute.tolist() if one is not None and one != ""})[:10]
                 raise RequestError(422, f"No item has {name} {value!r}; known are {', '.join(known)} …")
-            self._masks[key] = np.asarray(found, bool)
-        return self._masks[key]
+            self._masks[name, key] = found
+        return self._masks[name, key]

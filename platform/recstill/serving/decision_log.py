@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from recstill.data.encoders import Values
+    from recstill.data.columns import Values
 
 FORMAT = 2
 _NAME = re.compile(r"(\d{8})-(w\d+)-(\d{6})\.jsonl", re.ASCII)

@@ -10,7 +10,7 @@ from recstill.api.batch import JOINT
 
 if TYPE_CHECKING:
     from recstill.data.bundle import Manifest
-    from recstill.data.encoders import Values
+    from recstill.data.columns import Values
     from recstill.serving.scorer import Scored
 
 _RISES, _FALLS = "raises the score", "lowers the score"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from recstill.api.task import TaskSpec
 
 _ID: dict[str, Any] = {"oneOf": [{"type": "integer", "format": "int64"}, {"type": "string"}]}
-_TYPES = {"int": "integer", "float": "number", "str": "string"}
+_TYPES = {"int": "integer", "float": "number", "str": "string", "bool": "boolean"}
 _LISTS = {"ints": "integer", "strs": "string"}
 
 

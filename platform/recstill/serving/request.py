@@ -1,45 +1,52 @@
-"""Requests: checked by hand on the hot path, described by the task."""
+"""Requests: checked by hand on the hot path, described by the task, read by the types of the training rows."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
 
 from recstill.api.errors import RequestError
+from recstill.data.columns import Column, Lists, column_of, item_type
+from recstill.serving.values import absent, read_column, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from recstill.api.task import EndpointSpec, FeatureSpec, TaskSpec
-    from recstill.data.encoders import Values
+    from recstill.api.task import ContextSpec, EndpointSpec, FeatureSpec, TaskSpec
+    from recstill.data.columns import Typed, Values
 
-_KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
-_LISTS: dict[str, type] = {"ints": int, "strs": str}
+_CONTEXT = {"int": "int", "float": "float", "str": "string", "bool": "bool", "ints": "list<int>", "strs": "list<string>"}
 _MAX_LIST = 10_000
 
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """One query entity, its candidates, the context. rows: what the request says of each candidate, by field. k, filters: how
-    many of the catalogue, and which of it. explain: give the reasons too."""
+    """One query entity (None: there is none), its candidates, the context. rows: what the request says of each candidate, by
+    field. k, filters: how many of the catalogue, and which of it. explain: give the reasons too. sent: the ids of the
+    candidates as they were sent, for the answer.
 
-    entity: int | str
-    items: Values
-    context: dict[str, Any]
-    rows: Mapping[str, Values] = field(default_factory=dict)
+    What is typed already stays as it is; bare values are of the types that the model was trained on.
+    """
+
+    entity: Column | int | str | None
+    items: Column | Values
+    context: Mapping[str, Any]
+    rows: Mapping[str, Typed | Values] = field(default_factory=dict)
     k: int = 0
     filters: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     explain: bool = False
+    sent: Sequence[Any] = ()
 
 
-def parse_request(body: bytes, task: TaskSpec, own: Mapping[str, FeatureSpec] | None = None) -> ScoreRequest:
+def parse_request(body: bytes, task: TaskSpec, own: Mapping[str, FeatureSpec], types: Mapping[str, str]) -> ScoreRequest:
     """Read a request. Raise RequestError with 400 for broken JSON and 422 for a field that cannot be.
 
-    own: the features that each item of the request brings, with the join keys that it may bring.
+    own: the features that each item of the request brings, with the join keys that it may bring. types: the logical type of
+    every id, context field and own feature, as the model was trained on it.
     """
     endpoint = task.endpoint
     try:
@@ -50,8 +57,8 @@ def parse_request(body: bytes, task: TaskSpec, own: Mapping[str, FeatureSpec] | 
         raise RequestError(422, "The body must be a JSON object.")
     if extra := set(data) - (allowed := set(request_fields(task))):
         raise RequestError(422, f"Unknown field {sorted(extra)[0]!r}; allowed: {', '.join(sorted(allowed))}.")
-    entity = _entity(data.get(endpoint.query_key), endpoint) if endpoint.query_key else ""
-    context = _context(data.get("context"), endpoint)
+    entity = _entity(data.get(endpoint.query_key), endpoint, types) if endpoint.query_key else None
+    context = _context(data.get("context"), endpoint, types)
     if endpoint.catalogue:
         k = data.get("k", min(10, endpoint.max_items))
         if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= endpoint.max_items:
@@ -60,12 +67,11 @@ def parse_request(body: bytes, task: TaskSpec, own: Mapping[str, FeatureSpec] | 
     explain = data.get("explain", False)
     if not isinstance(explain, bool):
         raise RequestError(422, "'explain' must be true or false.")
-    listed = data.get(endpoint.items_field)
-    if own:
-        items, rows = _objects(listed, endpoint, own)
-    else:
-        items, rows = _items(listed, endpoint), {}
-    return ScoreRequest(entity, items, context, rows, explain=explain)
+    listed: Any = data.get(endpoint.items_field)
+    if not own:
+        return ScoreRequest(entity, _items(listed, endpoint, types), context, explain=explain, sent=listed)
+    items, sent, rows = _objects(listed, endpoint, own, types)
+    return ScoreRequest(entity, items, context, rows, explain=explain, sent=sent)
 
 
 def request_fields(task: TaskSpec) -> list[str]:
@@ -76,16 +82,14 @@ def request_fields(task: TaskSpec) -> list[str]:
     return [*fields, "context", *(["explain"] if task.decision is not None and not endpoint.catalogue else [])]
 
 
-def _entity(value: Any, endpoint: EndpointSpec) -> int | str:
+def _entity(value: Any, endpoint: EndpointSpec, types: Mapping[str, str]) -> Column | None:
     if value is None and endpoint.query_optional:
-        return ""
-    if value is None or not _is_id(value):
-        raise RequestError(422, f"{endpoint.query_key!r} must be an integer or a string.")
-    known: int | str = value
-    return known
+        return None
+    name, kind = f"{endpoint.query_key!r}", types[endpoint.query_key]
+    return _ids([value], kind, lambda _: name, endpoint)
 
 
-def _items(values: Any, endpoint: EndpointSpec) -> Values:
+def _items(values: Any, endpoint: EndpointSpec, types: Mapping[str, str]) -> Column:
     field = endpoint.items_field
     if not isinstance(values, list):
         raise RequestError(422, f"{field!r} must be a list of ids.")
@@ -93,18 +97,20 @@ def _items(values: Any, endpoint: EndpointSpec) -> Values:
         raise RequestError(422, f"{field!r} is empty: name at least one candidate.")
     if len(values) > endpoint.max_items:
         raise RequestError(422, f"{field!r} has {len(values)} ids; at most {endpoint.max_items} are scored at once.")
-    kinds = set(map(type, values))
-    if kinds == {int}:
-        try:
-            return np.array(values, dtype=np.int64)
-        except OverflowError as error:
-            raise RequestError(422, f"{field!r} holds an integer beyond 64 bits.") from error
-    if kinds == {str}:
-        return np.array(values, dtype=object)
-    raise RequestError(422, f"{field!r} must hold integers only, or strings only.")
+    return _ids(values, types[endpoint.item_key], lambda place: f"{field}[{place}]", endpoint)
 
 
-def _objects(values: Any, endpoint: EndpointSpec, own: Mapping[str, FeatureSpec]) -> tuple[Values, dict[str, Values]]:
+def _ids(values: list[Any], kind: str, where: Callable[[int], str], endpoint: EndpointSpec) -> Column:
+    found = read_column(values, kind, where, endpoint.max_id_bytes)
+    if found.missing is not None or (found.values.dtype.kind != "i" and (None in values or "" in values)):
+        place = next(place for place, value in enumerate(values) if value is None or value == "")
+        raise RequestError(422, f"{where(place)} must be an id, not {shown(values[place])}.")
+    return found
+
+
+def _objects(
+    values: Any, endpoint: EndpointSpec, own: Mapping[str, FeatureSpec], types: Mapping[str, str]
+) -> tuple[Column, list[Any], dict[str, Column]]:
     """Read items that bring features of their own: objects with the item's key and any of these fields."""
     name, key = endpoint.items_field, endpoint.item_key
     if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
@@ -113,34 +119,20 @@ def _objects(values: Any, endpoint: EndpointSpec, own: Mapping[str, FeatureSpec]
         if extra := set(value) - {key, *own}:
             wrong = sorted(extra)[0]
             raise RequestError(422, f"{name}[{place}]: unknown field {wrong!r}; allowed: {', '.join([key, *sorted(own)])}.")
-    ids = _items([value.get(key) for value in values], endpoint)
-    rows = {field: _column([value.get(field) for value in values], spec, name) for field, spec in own.items()}
-    return ids, rows
+    sent = [value.get(key) for value in values]
+    ids = _items(sent, endpoint, types)
+    rows = {
+        field: _column([value.get(field) for value in values], spec, types[field], name, endpoint)
+        for field, spec in own.items()
+    }
+    return ids, sent, rows
 
 
-def _column(values: list[Any], spec: FeatureSpec, place: str) -> Values:
-    """Return one field of all items; null and absent are missing."""
-    for number, value in enumerate(values):
-        where = f"{place}[{number}].{spec.name}"
-        if value is None:
-            continue
-        if spec.kind == "numeric":
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or abs(value) > 1e30:
-                raise RequestError(422, f"{where} must be a finite number, not {_shown(value)}.")
-        elif not isinstance(value, str) and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise RequestError(422, f"{where} must be a string or a number, not {_shown(value)}.")
-    if spec.kind == "numeric":
-        return np.array([np.nan if value is None else float(value) for value in values], np.float64)
-    return np.array([value if value is None or isinstance(value, str) else _plain(value) for value in values], dtype=object)
-
-
-def _plain(value: float) -> str:
-    return str(int(value)) if value == int(value) else str(value)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:40]}…"
+def _column(values: list[Any], spec: FeatureSpec, kind: str, place: str, endpoint: EndpointSpec) -> Column:
+    """Return one field of all items; null and absent are missing. Numbers may be booleans where training had them."""
+    is_number = spec.kind == "numeric" and kind not in ("bool", "null")
+    longest = endpoint.max_id_bytes if spec.kind == "categorical" else endpoint.max_body_bytes
+    return read_column(values, "float" if is_number else kind, lambda row: f"{place}[{row}].{spec.name}", longest)
 
 
 def _filters(values: Any, endpoint: EndpointSpec) -> dict[str, list[Any]]:
@@ -153,43 +145,38 @@ def _filters(values: Any, endpoint: EndpointSpec) -> dict[str, list[Any]]:
         if name not in endpoint.filters:
             raise RequestError(422, f"Unknown filter {name!r}; known: {', '.join(endpoint.filters) or 'none'}.")
         listed = wanted if isinstance(wanted, list) else [wanted]
-        if not listed or not all(isinstance(value, (str, int)) and not isinstance(value, bool) for value in listed):
-            raise RequestError(422, f"Filter {name!r} must be a string, an integer, or a list of them.")
+        if not listed or not all(isinstance(value, (str, int)) for value in listed):
+            raise RequestError(422, f"Filter {name!r} must be a string, an integer, a boolean, or a list of them.")
         found[name] = listed
     return found
 
 
-def _context(values: Any, endpoint: EndpointSpec) -> dict[str, Any]:
+def _context(values: Any, endpoint: EndpointSpec, types: Mapping[str, str]) -> dict[str, Typed]:
     if values is None:
         values = {}
     if not isinstance(values, dict):
         raise RequestError(422, "'context' must be an object.")
     specs = {spec.name: spec for spec in endpoint.context}
-    for name, value in values.items():
-        if name not in specs:
-            raise RequestError(422, f"Unknown context field {name!r}; known: {', '.join(specs) or 'none'}.")
-        spec = specs[name]
-        if spec.dtype in _LISTS:
-            fits = isinstance(value, list) and len(value) <= _MAX_LIST
-            if value is not None and not (fits and all(type(one) is _LISTS[spec.dtype] for one in value)):
-                raise RequestError(422, f"Context field {name!r} must be a list of {spec.dtype}, at most {_MAX_LIST}.")
-            continue
-        if value is not None and (not isinstance(value, _KINDS[spec.dtype]) or isinstance(value, bool)):
-            raise RequestError(422, f"Context field {name!r} must be of type {spec.dtype}.")
-        if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise RequestError(422, f"Context field {name!r} is beyond 64 bits.")
-        if isinstance(value, str) and len(value.encode()) > spec.max_bytes:
-            raise RequestError(
-                422, f"Context field {name!r} has {len(value.encode())} bytes; at most {spec.max_bytes} are read."
-            )
+    if unknown := set(values) - set(specs):
+        raise RequestError(422, f"Unknown context field {sorted(unknown)[0]!r}; known: {', '.join(specs) or 'none'}.")
     for spec in endpoint.context:
         value = values.get(spec.name)
         if spec.required and (value is None or (isinstance(value, str) and not value.strip())):
             raise RequestError(422, f"Context field {spec.name!r} is needed and must not be empty.")
-    return values
+    return {name: _context_field(specs[name], value, types.get(name, "")) for name, value in values.items()}
 
 
-def _is_id(value: Any) -> bool:
-    if isinstance(value, bool):
-        return False
-    return (isinstance(value, int) and -(2**63) <= value < 2**63) or (isinstance(value, str) and bool(value))
+def _context_field(spec: ContextSpec, value: Any, kind: str) -> Typed:
+    """Read one field by the type that training had it in; one that no model reads by the type that the task says."""
+    name, kind = f"Context field {spec.name!r}", kind or _CONTEXT[spec.dtype]
+    if spec.dtype == "str" and not isinstance(value, (str, NoneType)):
+        raise RequestError(422, f"{name} must be of type str, not {shown(value)}.")
+    if not (item := item_type(kind)):
+        whole = "int" if kind == "float" and spec.dtype == "int" else kind
+        return read_column([value], whole, lambda _: name, spec.max_bytes)
+    if value is None:
+        return absent(kind)
+    if not isinstance(value, list) or len(value) > _MAX_LIST or None in value:
+        raise RequestError(422, f"{name} must be a list of values, none of them null, at most {_MAX_LIST}.")
+    items = read_column(value, item, lambda place: f"{name}[{place}]", spec.max_bytes) if value else column_of(item, [])
+    return Lists(items, np.array([0, len(value)]))

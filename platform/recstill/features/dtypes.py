@@ -1,0 +1,74 @@
+"""Feast's types as Arrow types: what a view declares is what training joins, what is packed and what Feast serves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recstill.api.errors import FeatureError
+from recstill.data.arrow import logical_type, plain_table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_MOMENT = pa.timestamp("us", "UTC")
+_ARROW: Mapping[str, pa.DataType] = {
+    "Int32": pa.int32(), "Int64": pa.int64(), "Float32": pa.float32(), "Float64": pa.float64(), "Bool": pa.bool_(),
+    "String": pa.string(), "Uuid": pa.string(), "TimeUuid": pa.string(), "UnixTimestamp": _MOMENT, "ZonedTimestamp": _MOMENT,
+}  # fmt: skip
+
+
+def arrow_type(dtype: str) -> pa.DataType | None:
+    """Return the Arrow type of a Feast type such as `Int64` or `Array(String)`, none for one that cannot be served."""
+    if dtype.startswith("Array(") and dtype.endswith(")"):
+        item = _ARROW.get(dtype[6:-1])
+        return None if item is None else pa.list_(item)
+    return _ARROW.get(dtype)
+
+
+def logical_types(dtypes: Mapping[str, str]) -> dict[str, str]:
+    """Return the logical types of Feast types, by name; a type that cannot be served keeps its own name."""
+    found = {name: arrow_type(dtype) for name, dtype in dtypes.items()}
+    return {name: dtypes[name] if kind is None else logical_type(kind) for name, kind in found.items()}
+
+
+def as_declared(table: pa.Table, view: str, dtypes: Mapping[str, str]) -> pa.Table:
+    """Give the columns of a view the types that it declares. Columns of a type that cannot be served stay as they are.
+
+    Raise FeatureError where a value is none of the declared type: Feast would serve another than the source holds.
+    """
+    table = plain_table(table)
+    for name, dtype in dtypes.items():
+        kind = arrow_type(dtype)
+        if kind is not None and table[name].type != kind:
+            place = table.column_names.index(name)
+            table = table.set_column(place, pa.field(name, kind), _cast(table[name], kind, f"{view}:{name}", dtype))
+    return table
+
+
+def _cast(column: pa.ChunkedArray, kind: pa.DataType, name: str, dtype: str) -> pa.ChunkedArray:
+    found = column.type
+    if pa.types.is_floating(found) and pa.types.is_floating(kind):
+        return column.cast(kind, safe=False)  # rounds, as Feast does when it writes a float
+    if pa.types.is_timestamp(found) and pa.types.is_timestamp(kind) and found.tz is None:
+        column = pc.assume_timezone(column, "UTC")
+    if logical_type(found) != logical_type(kind) and not pa.types.is_null(found) and not _is_lossless(found, kind):
+        raise FeatureError(f"Feature {name} is declared as {dtype}, and its source holds {found}. Declare it as it is.")
+    try:
+        return column.cast(kind)
+    except pa.ArrowInvalid as error:
+        raise FeatureError(
+            f"Feature {name} is declared as {dtype}, and its source holds {found} with values that do not fit: {error}."
+        ) from error
+
+
+def _is_lossless(found: pa.DataType, kind: pa.DataType) -> bool:
+    """Say whether a safe cast keeps every value that it lets pass: numbers to numbers, dates to moments."""
+    numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+    if any(test(found) for test in numbers) and any(test(kind) for test in numbers):
+        return True
+    if pa.types.is_list(found) or pa.types.is_large_list(found):
+        return pa.types.is_list(kind)
+    return bool(pa.types.is_date(found) and pa.types.is_timestamp(kind))
