@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from feast.types import Bool, Float32, Float64, Int32, Int64, String
 from feast.value_type import ValueType
 
 from recstill.api.errors import FeatureError
+from recstill.features.dtypes import SERVED, arrow_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from feast import FeatureView
     from feast.repo_contents import RepoContents
 
-# What the packed arrays hold without losing anything.
-_TYPES = (Bool, Int32, Int64, Float32, Float64, String)
 _KEYS = (ValueType.UNKNOWN, ValueType.INT32, ValueType.INT64, ValueType.STRING)
 
 
@@ -55,20 +53,22 @@ def _problems(view: FeatureView) -> Iterator[str]:
             f"view {view.name!r} has no entity, so a request cannot look it up: give it an entity, or send its values "
             f"as context of the request"
         )
-    known = ", ".join(str(kind) for kind in _TYPES)
     for field in view.features:
-        if field.dtype not in _TYPES:
+        if arrow_type(str(field.dtype)) is None:
             yield (
-                f"view {view.name!r}, feature {field.name!r}: type {field.dtype} cannot be served; use one of {known} "
-                f"({_way_out(str(field.dtype))}), or tag the view availability: training"
+                f"view {view.name!r}, feature {field.name!r}: type {field.dtype} cannot be served; use one of "
+                f"{', '.join(SERVED)}, or an Array of one of them ({_way_out(str(field.dtype))}), or tag the view "
+                f"availability: training"
             )
 
 
 def _way_out(kind: str) -> str:
-    if kind == "UnixTimestamp":
-        return "for example the seconds or days since a fixed date, as Float64"
+    if kind == "ZonedTimestamp":
+        return "the moment, as UnixTimestamp"
     if kind.startswith(("Array", "Set")):
         return "one feature per element, or a summary such as a mean or the newest"
     if "ytes" in kind:
         return "text, for example in hex, as String"
+    if kind in ("Uuid", "TimeUuid", "Decimal"):
+        return "its text, as String"
     return "one feature per value"

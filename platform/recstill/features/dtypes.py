@@ -13,11 +13,11 @@ from recstill.data.arrow import logical_type, plain_table
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_MOMENT = pa.timestamp("us", "UTC")
 _ARROW: Mapping[str, pa.DataType] = {
     "Int32": pa.int32(), "Int64": pa.int64(), "Float32": pa.float32(), "Float64": pa.float64(), "Bool": pa.bool_(),
-    "String": pa.string(), "Uuid": pa.string(), "TimeUuid": pa.string(), "UnixTimestamp": _MOMENT, "ZonedTimestamp": _MOMENT,
+    "String": pa.string(), "UnixTimestamp": pa.timestamp("us", "UTC"),
 }  # fmt: skip
+SERVED = tuple(_ARROW)
 
 
 def arrow_type(dtype: str) -> pa.DataType | None:
@@ -42,7 +42,7 @@ def as_declared(table: pa.Table, view: str, dtypes: Mapping[str, str]) -> pa.Tab
     table = plain_table(table)
     for name, dtype in dtypes.items():
         kind = arrow_type(dtype)
-        if kind is not None and table[name].type != kind:
+        if kind is not None and (table[name].type != kind or "UnixTimestamp" in dtype):
             place = table.column_names.index(name)
             table = table.set_column(place, pa.field(name, kind), _cast(table[name], kind, f"{view}:{name}", dtype))
     return table
@@ -52,11 +52,14 @@ def _cast(column: pa.ChunkedArray, kind: pa.DataType, name: str, dtype: str) -> 
     found = column.type
     if pa.types.is_floating(found) and pa.types.is_floating(kind):
         return column.cast(kind, safe=False)  # rounds, as Feast does when it writes a float
-    if pa.types.is_timestamp(found) and pa.types.is_timestamp(kind) and found.tz is None:
-        column = pc.assume_timezone(column, "UTC")
+    if pa.types.is_timestamp(found) and pa.types.is_timestamp(kind):
+        column = column if found.tz is not None else pc.assume_timezone(column, "UTC")
+        return column.cast(pa.timestamp("s", "UTC"), safe=False).cast(kind)  # Feast keeps whole seconds
     if logical_type(found) != logical_type(kind) and not pa.types.is_null(found) and not _is_lossless(found, kind):
         raise FeatureError(f"Feature {name} is declared as {dtype}, and its source holds {found}. Declare it as it is.")
     try:
+        if dtype == "Array(UnixTimestamp)":
+            column = column.cast(pa.list_(pa.timestamp("s", "UTC")), safe=False)
         return column.cast(kind)
     except pa.ArrowInvalid as error:
         raise FeatureError(

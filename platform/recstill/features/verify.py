@@ -82,4 +82,4 @@ def _plain(value: Any) -> Any:
         return value.replace(tzinfo=None) if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
     if value is None or value != value or value == "":
         return None
-    return float(np.float32(value)) if isinstance(value, float) else value
+    return value
