@@ -168,7 +168,7 @@ def test_a_search_and_a_sweep_explain_wrong_usage(platform: Platform, tmp_path: 
     assert call("tune", "ads", "--space", "0.weight=high").exit_code == 2
     missing = call("sweep", str(tmp_path / "none.yaml"))
     assert missing.exit_code == 1
-    assert "there is no such file" in missing.output
+    assert "No such file" in missing.output
     assert "Did you mean 'ads'" in call("tune", "adz").output
 
 

@@ -62,7 +62,7 @@ def test_tables_of_something_else_are_left_alone(settings: Settings) -> None:
         ("signals/ads/ads-teacher:1/ads-1/signals.json", "1 sets of signals"),
         ("decisions/20260101-x.jsonl", "1 decision logs"),
         ("feast/registry.db", "a feature registry"),
-        ("artifacts/ab/abc/manifest.json", "1 artifacts"),
+        (f"artifacts/ab/{'ab' * 32}/manifest.json", "1 artifacts"),
     ],
 )
 def test_an_empty_database_beside_files_of_an_earlier_one_is_refused(settings: Settings, trace: str, words: str) -> None:
@@ -70,7 +70,7 @@ def test_an_empty_database_beside_files_of_an_earlier_one_is_refused(settings: S
     path.parent.mkdir(parents=True)
     path.write_text("{}")
     with pytest.raises(
-        RegistryError, match=f"hold {words} .*recstill restore FILE.*recstill registry init --yes".replace(" .*", ".*")
+        RegistryError, match=f"holds {words} .*recstill restore FILE.*recstill registry init --yes".replace(" .*", ".*")
     ):
         open_registry(settings)
     assert open_registry(settings, anew=True).is_new
@@ -84,7 +84,7 @@ def test_a_lost_file_is_not_made_anew(tmp_path: Path, damage: object) -> None:
     registry.engine.dispose()
     damage(tmp_path / "registry.db")  # type: ignore[operator]
     before = sorted(path.name for path in tmp_path.iterdir())
-    with pytest.raises(RegistryError, match="hold 1 artifacts"):
+    with pytest.raises(RegistryError, match="holds 1 artifacts"):
         open_registry(settings_in(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
@@ -122,6 +122,13 @@ def test_a_damaged_file_is_said_to_be_damaged(tmp_path: Path, content: bytes) ->
 def test_a_bad_address_is_an_error_without_its_password(tmp_path: Path, url: str, words: str) -> None:
     with pytest.raises(RegistryError, match=words) as caught:
         open_registry(settings_in(tmp_path, url))
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["nope://secret@x", "s3://secret@x"])
+def test_a_store_of_artifacts_that_is_not_known_is_an_error(tmp_path: Path, url: str) -> None:
+    with pytest.raises(RegistryError, match="RECSTILL_ARTIFACTS_URL cannot be used") as caught:
+        open_registry(replace(settings_in(tmp_path), artifacts_url=url))
     assert "secret" not in str(caught.value)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import fsspec
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -38,6 +39,16 @@ def registry_address(settings: Settings) -> URL:
     raise RegistryError(
         f"RECSTILL_REGISTRY_URL: the registry lies in SQLite or PostgreSQL, not in {url.drivername!r}. {_WAY_OUT}"
     )
+
+
+def check_artifacts_url(settings: Settings) -> None:
+    """Raise RegistryError if RECSTILL_ARTIFACTS_URL names a kind of store that is not known, or not installed."""
+    try:
+        fsspec.core.url_to_fs(settings.artifacts_url)
+    except (ValueError, ImportError) as error:  # their texts name the protocol or the package, never the address
+        raise RegistryError(
+            f"RECSTILL_ARTIFACTS_URL cannot be used: {error}. Write a folder, or the address of a store that fsspec reaches."
+        ) from None
 
 
 def database_file(url: URL) -> Path | None:

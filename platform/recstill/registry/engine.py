@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlmodel import Session
 
-from recstill.registry.address import registry_address
+from recstill.registry.address import check_artifacts_url, registry_address
 from recstill.registry.artifacts import Artifacts
 from recstill.registry.connecting import make_engine, reader_of
 from recstill.registry.failures import in_words
@@ -62,6 +62,7 @@ def open_registry(settings: Settings, *, anew: bool = False) -> Registry:
     of something else or of a newer recstill.
     """
     url = registry_address(settings)
+    check_artifacts_url(settings)
     if not anew:
         check_file(settings, url)
     engine = make_engine(url)

@@ -53,8 +53,10 @@ def traces(settings: Settings) -> list[str]:
 
 
 def _lost(settings: Settings, url: URL, state: str, found: list[str]) -> RegistryError:
+    is_own = settings.artifacts_url == str(settings.home / "artifacts")
+    places = f"{settings.home} holds" if is_own else f"{settings.home} and RECSTILL_ARTIFACTS_URL hold"
     return RegistryError(
-        f"The registry at {shown(url)} {state}, but {settings.home} and {settings.artifacts_url} hold {', '.join(found)}. "
+        f"The registry at {shown(url)} {state}, but {places} {', '.join(found)}. "
         "Check RECSTILL_HOME and RECSTILL_REGISTRY_URL; bring the registry back with `recstill restore FILE`; or begin "
         "one that knows nothing of them: `recstill registry init --yes`."
     )
