@@ -14,13 +14,14 @@ import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from registry_rows import add, put_artifact, settings_in
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 
 import recstill.registry.connecting
 import recstill.registry.schema
 from recstill.api import RegistryError
 from recstill.api.errors import ConfigError
 from recstill.registry import open_registry
+from recstill.registry.address import shown, without_secrets
 from recstill.registry.versions import list_versions
 from recstill.settings import Settings
 
@@ -123,6 +124,12 @@ def test_a_bad_address_is_an_error_without_its_password(tmp_path: Path, url: str
     with pytest.raises(RegistryError, match=words) as caught:
         open_registry(settings_in(tmp_path, url))
     assert "secret" not in str(caught.value)
+
+
+def test_passwords_are_shown_nowhere() -> None:
+    url = make_url("postgresql+psycopg://u:secret@h/d?password=secret&sslpassword=secret&connect_timeout=3")
+    assert shown(url) == "postgresql+psycopg://u:***@h/d?connect_timeout=3"
+    assert without_secrets("no secret for you", url) == "no *** for you"
 
 
 @pytest.mark.parametrize("url", ["nope://secret@x", "s3://secret@x"])

@@ -24,7 +24,7 @@ _READ_ONLY = (
 )
 _DAMAGED = "is damaged or no database ({}). Bring it back from a backup: `recstill restore FILE`."
 _LACKS = "lacks a table that its schema should have ({}). Bring it back from a backup: `recstill restore FILE`."
-_DISK = "cannot be read or written ({}): look at its disk, and at the space on it. Nothing was changed."
+_DISK = "cannot be read or written ({}): its disk is full or broken. Nothing was changed; free some space and call again."
 _NOT_OPENED = "cannot be opened ({}). Check that its folder exists and may be read and written, and RECSTILL_REGISTRY_URL."
 _UNREACHABLE = "cannot be reached: {} Check RECSTILL_REGISTRY_URL, and the server."
 _RIGHTS = "refuses its user: {} Grant it the right to read, write and create tables."
