@@ -7,8 +7,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from recstill.api import Candidate
 
 ROOT = Path(__file__).resolve().parents[1]
 SECTION = "## Write a strategy in thirty lines"
@@ -65,3 +68,25 @@ def test_every_bundled_strategy_is_named_in_the_readme() -> None:
 
     text = (ROOT / "README.md").read_text()
     assert [name for name in register_strategies() if f"`{name}`" not in text] == []
+
+
+def test_the_gate_of_the_readme_judges_the_versions_of_every_task() -> None:
+    from recstill.plugins.manager import load_plugins
+    from recstill.recipes.judging import primary_metric
+    from recstill.testing import check_gate
+
+    section = (ROOT / "README.md").read_text().split("## Write a plugin in ten lines")[1]
+    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    assert code is not None
+    names: dict[str, Any] = {}
+    exec(code[1], names)
+    gate = names["register_gates"]()["purchases"]
+    assert [check for check in check_gate(gate, name="purchases") if not check.passed] == []
+    tasks = load_plugins().catalog("tasks")
+    for name in tasks:
+        spec = tasks[name].spec
+        labels = tuple(label.name for label in spec.labels)
+        for value in (0.6, 0.7):
+            candidate = Candidate(name, 1, {primary_metric(spec): value}, 1, None, primary_metric(spec), labels)
+            assert gate(candidate).passed == (value > 0.65 or primary_metric(spec) != "purchase.auc"), name
+    assert not gate(Candidate("ads", 1, {}, 1, None, "purchase.auc", (), undefined={"purchase.auc": "one class"})).passed

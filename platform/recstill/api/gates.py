@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+Bounds = Mapping[str, Mapping[str, float]]  # gate -> option -> value
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,11 @@ class GateResult:
 
 
 class Gate(Protocol):
-    """A check of a model version before promotion."""
+    """A check of a model version before promotion.
 
-    def __call__(self, candidate: Candidate) -> GateResult:
-        """Judge the candidate. Never raise for a bad candidate: return a failed result."""
+    Gates see the versions of every task. Bounds are keyword arguments with defaults, such as `min_ratio: float = 10`. A task
+    (`TaskSpec.gates`) or a recipe (`gates: {size: {min_ratio: 4}}`) may set them; they are kept with the version.
+    """
+
+    def __call__(self, candidate: Candidate, **bounds: float) -> GateResult:
+        """Judge the candidate. Return a failed result for a bad one; a gate that raises has failed, with what it raised."""

@@ -192,6 +192,9 @@ class TaskSpec(Spec):
     decision: DecisionSpec | None = None
     default_recipe: str = ""
     case: str = Field("", description="the use case that this task is the demonstration of, such as `risk`")
+    gates: Mapping[str, Mapping[str, float]] = Field(
+        default_factory=dict, description="bounds of gates for this task's versions, such as {size: {min_ratio: 4}}"
+    )
     auction: bool = Field(False, description="scores are used as probabilities, so the served head must stay calibrated")
 
     @model_validator(mode="after")

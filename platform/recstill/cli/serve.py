@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from recstill.cli.output import output_option, show_one
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from recstill.recipes.platform import Platform
 
 
 @click.command()
@@ -18,7 +24,9 @@ def package(versions: tuple[str, ...], output: str) -> None:
     from recstill.recipes.packaging import served_versions
     from recstill.recipes.platform import Platform
 
-    bento = build(Platform.open(), versions)
+    platform = Platform.open()
+    bento = build(platform, versions)
+    _warn(platform, versions)
     show_one({"bento": bento, "serves": {card["task"]: card["version"] for card in served_versions(bento)}}, output)
 
 
@@ -33,6 +41,7 @@ def serve(versions: tuple[str, ...], bento: Path | None, host: str, port: int, w
     import os
 
     from recstill.recipes.packaging import package as build
+    from recstill.recipes.packaging import served_versions
     from recstill.recipes.platform import Platform
     from recstill.recipes.serving import hold_online, serve_command, serve_environment
 
@@ -40,8 +49,16 @@ def serve(versions: tuple[str, ...], bento: Path | None, host: str, port: int, w
         raise click.UsageError("Name versions such as ads@champion, or give --bento FOLDER.")
     platform = Platform.open()
     folder = bento or build(platform, versions)
+    _warn(platform, [card["version"] for card in served_versions(folder)])
     environment = serve_environment(platform, folder, workers)
     hold_online(environment)
     click.echo(f"serving {folder} on http://{host}:{port}", err=True)
     command = serve_command(folder, host, port)
     os.execve(command[0], list(command), environment)
+
+
+def _warn(platform: Platform, versions: Sequence[str]) -> None:
+    from recstill.recipes.gating import ungated
+
+    for sentence in ungated(platform, versions):
+        click.echo(f"warning: {sentence}", err=True)

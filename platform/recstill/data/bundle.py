@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 ATTRIBUTION = "attribution.onnx"
+CARD = "README.md"
 FORMAT = 2
 
 
@@ -26,7 +27,8 @@ class Manifest(BaseModel):
 
     part_names, part_means: the terms that the graph gives beside the scores, and their means over the training rows.
     attributed, attributed_from: where a model has no terms of its own, the features that `attribution.onnx` speaks of, and the
-    logit that their effects start from. vectors: the graph also gives the vectors `query` and `item`.
+    logit that their effects start from. vectors: the graph also gives the vectors `query` and `item`. gates: the bounds that a
+    promotion asks the gates with.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,6 +54,7 @@ class Manifest(BaseModel):
     attributed: tuple[str, ...] = ()
     attributed_from: float = 0.0
     vectors: bool = False
+    gates: dict[str, dict[str, float]] = {}
     files: dict[str, str]
 
     @property
@@ -94,6 +97,11 @@ def open_bundle(folder: Path) -> Manifest:
     if extra:
         raise BundleError(f"{folder} holds {', '.join(sorted(extra))}, which its manifest does not name.")
     return manifest
+
+
+def served_size(folder: Path) -> int:
+    """Return the bytes that a server loads: all files but the card for people."""
+    return sum(path.stat().st_size for path in folder.iterdir() if path.name != CARD)
 
 
 def bundle_size(folder: Path) -> int:

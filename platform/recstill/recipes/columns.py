@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from recstill.api.columns import ColumnInputs
 from recstill.api.errors import BundleError, ConfigError
-from recstill.data.bundle import MANIFEST, write_manifest
+from recstill.data.bundle import CARD, MANIFEST, write_manifest
 from recstill.data.files import new_folder, sha256_of
 from recstill.evaluation.metrics import Floats, predictions_of
 from recstill.recipes.checking import option_problems
@@ -182,7 +182,7 @@ def bundle_columns(run: Run, role: str, num_parameters: int, card: str) -> Path:
     with new_folder(target) as folder:
         for path in source.iterdir():
             shutil.copyfile(path, folder / path.name)
-        (folder / "README.md").write_text(card)
+        (folder / CARD).write_text(card)
         write_manifest(folder, {
             "task": run.task.spec, "role": role, "model": part.name, "plugin": f"{distribution}=={version}",
             "options": part.options, "run": run.id, "seed": run.recipe.seeds[0], "snapshot": run.snapshot.id,
@@ -199,7 +199,7 @@ def unpack_columns(run: Run, role: str, bundle: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     with new_folder(target) as folder:
         for path in bundle.iterdir():
-            if path.name not in (MANIFEST, "README.md"):
+            if path.name not in (MANIFEST, CARD):
                 shutil.copyfile(path, folder / path.name)
 
 

@@ -187,6 +187,9 @@ class Recipe(_Part):
     quantise: QuantiseConfig | None = None
     rules: Rules = Field((), description="rules for `posterior-regularisation`, or a YAML file of them")
     baselines: tuple[str, ...] = ()
+    gates: dict[str, dict[str, float]] = Field(
+        default_factory=dict, description="bounds of gates, such as {size: {min_ratio: 4}}, beside and over the task's"
+    )
     threads: int = Field(1, ge=1, le=1024, description="torch threads; more than one makes runs irreproducible to the last bit")
 
     @model_validator(mode="after")

@@ -12,13 +12,14 @@ from safetensors.torch import load_file
 
 from recstill.api.errors import PluginError
 from recstill.api.measured import Undefined, measured, text_of
-from recstill.data.bundle import bundle_size, write_manifest
+from recstill.data.bundle import CARD, bundle_size, write_manifest
 from recstill.data.files import new_folder, sha256_of
 from recstill.data.transform import Encoded
 from recstill.embeddings.tables import export_inputs, load_portable_state, num_parameters
 from recstill.evaluation.metrics import predictions_of
 from recstill.export.attribution import export_attributions, mean_row
 from recstill.export.graph import Layout, export_graph
+from recstill.recipes.gating import bounds_of
 from recstill.recipes.rows import Role, largest_groups
 from recstill.recipes.training import load_trained
 from recstill.serving.scorer import Graph
@@ -78,11 +79,12 @@ def export_bundle(run: Run, role: Role, name: str, seed: int, metrics: Mapping[s
             "key_types": run.rows.key_types(role),
             "num_parameters": num_parameters(state),
             "vectors": vectors,
+            "gates": bounds_of(run.task.spec, run.recipe),
             **_parts(run, role, name),
             **_attributions(run, role, model, layout, folder),
             "packages": {package: importlib.metadata.version(package) for package in _PACKAGES},
         }
-        (folder / "README.md").write_text(bundle_card(run, role, metrics))
+        (folder / CARD).write_text(bundle_card(run, role, metrics))
         write_manifest(folder, content)
     return target
 

@@ -10,6 +10,7 @@ from recstill.api.errors import ConfigError, PluginError, UnknownNameError
 from recstill.recipes.checking import check_model, check_strategy
 from recstill.recipes.columns import check_column_options, reads_columns
 from recstill.recipes.config import Recipe
+from recstill.recipes.gating import check_bounds
 from recstill.recipes.mistakes import validated
 from recstill.recipes.strict_yaml import load, read_yaml
 
@@ -98,6 +99,8 @@ def _check_names(platform: Platform, data: Mapping[str, Any]) -> list[str]:
     baselines = _list(data.get("baselines"))
     if baselines and task is not None and task.spec.retrieval is not None:
         problems.append("baselines: a retrieval task has none; its models are compared with the student alone")
+    for place, bounds in (("gates", data.get("gates")), (f"task {data.get('task')}: gates", task and dict(task.spec.gates))):
+        problems += check_bounds(platform, bounds, place)
     for name in baselines:
         _look_up(platform, ("baselines",), name, "baselines", problems)
     return problems

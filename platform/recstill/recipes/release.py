@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 from recstill.api.errors import GateError, RecstillError, RegistryError
 from recstill.api.gates import Candidate, GateResult
 from recstill.api.measured import numbers_of
-from recstill.data.bundle import open_bundle
+from recstill.data.bundle import open_bundle, served_size
+from recstill.recipes.gating import ask_gates, teacher_size
 from recstill.recipes.judging import primary_metric
 from recstill.registry.versions import (
     AliasMovedError,
@@ -46,13 +47,14 @@ def judge(platform: Platform, reference: str) -> Judgement:
             incumbent = numbers_of(find_version(session, f"{version.model_name}:{champion}").measured)
         teacher = next((row for row in lineage_of(session, version) if row.relation == "teacher"), None)
         taught = numbers_of(find_version(session, teacher.value).measured) if teacher is not None else None
-    manifest = open_bundle(platform.artifacts.get(version.artifact))
+    folder = platform.artifacts.get(version.artifact)
+    manifest = open_bundle(folder)
     candidate = Candidate(
         name=version.model_name,
         version=version.number,
         metrics=numbers_of(version.measured),
-        size_bytes=version.size_bytes,
-        teacher_size_bytes=int(teacher.details["bytes"]) if teacher else None,
+        size_bytes=served_size(folder),
+        teacher_size_bytes=teacher_size(platform, teacher),
         primary_metric=primary_metric(manifest.task),
         calibrated_labels=tuple(label.name for label in manifest.task.labels if label.kind == "binary"),
         incumbent=incumbent,
@@ -60,8 +62,7 @@ def judge(platform: Platform, reference: str) -> Judgement:
         undefined=version.undefined,
         baselines=version.baselines,
     )
-    gates = platform.catalog("gates")
-    return Judgement(version, {name: gate(candidate) for name, gate in gates.items()}, champion)
+    return Judgement(version, ask_gates(platform, candidate, manifest.gates), champion)
 
 
 def promote(platform: Platform, reference: str, alias: str, reason: str, dry_run: bool = False) -> dict[str, Any]:

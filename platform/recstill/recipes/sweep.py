@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from recstill.api.errors import ConfigError
+from recstill.api.measured import NOT_FINITE
 from recstill.data.files import read_json, write_json
 from recstill.recipes.config import Name, Recipe
 from recstill.recipes.data import is_current
@@ -21,8 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from recstill.api.measured import Measured
     from recstill.recipes.platform import Platform
     from recstill.recipes.progress import Progress
+
+
+# The last stage of a run is registered.
+_STUDENTS = ("student quantised", "student pruned", "student distilled")
 
 
 class _Part(BaseModel):
@@ -31,11 +37,12 @@ class _Part(BaseModel):
 
 class Claim(_Part):
     """Something that the table should show: a metric of a variant's subject within bounds; `transfer.efficiency` and the
-    like are metrics too, and `verdict` is compared as text."""
+    like are metrics too, and `verdict` is compared as text. Without a subject it is the student that was registered. A metric
+    that is undefined meets no claim."""
 
     text: str
     variant: str
-    subject: str = "student distilled"
+    subject: str = ""
     metric: str
     at_least: float | None = None
     at_most: float | None = None
@@ -154,29 +161,57 @@ def _row(platform: Platform, name: str, run_id: str) -> dict[str, Any]:
             "snapshot": next(value for relation, value in lineage if relation == "snapshot"),
             "strategies": run.config["distil"]["strategies"],
             "seeds": run.config["seeds"],
-            "subjects": {subject: {n: list(v) for n, v in values.items()} for subject, values in metrics.items()},
+            "subjects": {
+                subject: {name: _stored(*value) for name, value in values.items()} for subject, values in metrics.items()
+            },
         }
+
+
+def _stored(mean: Measured, spread: float, seeds: int) -> list[Any]:
+    """A metric as the JSON has it: mean, spread, seeds; one that is undefined has null and, last, the reason."""
+    return [None, spread, seeds, mean] if isinstance(mean, str) else [mean, spread, seeds]
+
+
+def _measured(row: dict[str, Any], subject: str, metric: str) -> tuple[Measured, float, int]:
+    """Return a metric of a row, or why there is none."""
+    found = row["subjects"].get(subject, {}).get(metric)
+    if found is None:
+        return f"variant {row['variant']} has no {metric} of {subject}", 0.0, 1
+    value, spread, seeds, *reason = found
+    return (NOT_FINITE if not reason else reason[0]) if value is None else value, spread, seeds
+
+
+def _registered(row: dict[str, Any]) -> str:
+    """The subject whose student was registered: distilled, or what compression made of it."""
+    return next(subject for subject in _STUDENTS if subject in row["subjects"])
 
 
 def _judge(claim: Claim, rows: list[dict[str, Any]]) -> dict[str, Any]:
     row = next(row for row in rows if row["variant"] == claim.variant)
     if claim.equals is not None:
         return {"text": claim.text, "measured": row["verdict"], "target": claim.equals, "met": row["verdict"] == claim.equals}
-    value, spread, _ = row["subjects"][claim.subject][claim.metric]
-    if claim.relative_to:
-        base = claim.plus + claim.times * row["subjects"][claim.relative_to][claim.metric][0]
-        value, spread = value / base, spread / base
+    value, spread = _claimed(claim, row)
     low, high = claim.at_least, claim.at_most
-    met = (low is None or value >= low) and (high is None or value <= high)
     target = " and ".join(
         text for text in (f">= {low:g}" if low is not None else "", f"<= {high:g}" if high is not None else "") if text
     )
-    return {
-        "text": claim.text,
-        "measured": f"{value:.4f}" + (f" ± {spread:.4f}" if spread else ""),
-        "target": target,
-        "met": met,
-    }
+    if isinstance(value, str):
+        return {"text": claim.text, "measured": f"undefined: {value}", "target": target, "met": False}
+    met = (low is None or value >= low) and (high is None or value <= high)
+    said = f"{value:.4f}" + (f" ± {spread:.4f}" if spread else "")
+    return {"text": claim.text, "measured": said, "target": target, "met": met}
+
+
+def _claimed(claim: Claim, row: dict[str, Any]) -> tuple[Measured, float]:
+    """What a claim is about: a metric, or its ratio to another subject's, or why there is none."""
+    value, spread, _ = _measured(row, claim.subject or _registered(row), claim.metric)
+    if isinstance(value, str) or not claim.relative_to:
+        return value, spread
+    other, _, _ = _measured(row, claim.relative_to, claim.metric)
+    if isinstance(other, str):
+        return other, 0.0
+    base = claim.plus + claim.times * other
+    return (value / base, spread / base) if base else (f"{claim.relative_to} is 0, which nothing can be divided by", 0.0)
 
 
 def table_of(result: dict[str, Any], order: str = "given") -> list[dict[str, str]]:
@@ -184,29 +219,35 @@ def table_of(result: dict[str, Any], order: str = "given") -> list[dict[str, str
     student alone where it is another one."""
     rows, first = [], result["rows"][0]["subjects"]
     for subject in first:
-        if subject not in ("transfer", "student distilled"):
+        if subject not in ("transfer", *_STUDENTS):
             rows.append({"what": subject, **_cells(result, first[subject]), "gap recovered": "", "verdict": ""})
     variants = list(result["rows"])
     if order == "best":
         metric = result["metrics"][0]
-        variants.sort(key=lambda row: -row["subjects"]["student distilled"][metric][0])
+        variants.sort(key=lambda row: _height(_measured(row, _registered(row), metric)[0]), reverse=True)
     alone = _cells(result, first.get("student alone", {}))
     for row in variants:
         own = _cells(result, row["subjects"].get("student alone", {}))
         if own != alone:  # another student, or another budget
             rows.append({"what": f"{row['variant']}: alone", **own, "gap recovered": "", "verdict": ""})
-        value, spread, seeds = row["subjects"]["transfer"].get("efficiency", (None, 0.0, 1))
-        gap = "no gap" if value is None else f"{value:.0%}" + (f" ± {spread:.0%}" if seeds > 1 else "")
-        cells = _cells(result, row["subjects"]["student distilled"])
+        value, spread, seeds = _measured(row, "transfer", "efficiency")
+        gap = "no gap" if isinstance(value, str) else f"{value:.0%}" + (f" ± {spread:.0%}" if seeds > 1 else "")
+        cells = _cells(result, row["subjects"][_registered(row)])
         rows.append({"what": row["variant"], **cells, "gap recovered": gap, "verdict": row["verdict"]})
     return rows
 
 
-def _cells(result: dict[str, Any], values: dict[str, list[float]]) -> dict[str, str]:
+def _height(value: Measured) -> float:
+    return float("-inf") if isinstance(value, str) else value
+
+
+def _cells(result: dict[str, Any], values: dict[str, list[Any]]) -> dict[str, str]:
     def text(name: str) -> str:
         if name not in values:
             return ""
-        value, spread, seeds = values[name]
+        value, spread, seeds = values[name][:3]
+        if value is None:
+            return "undefined"
         form = ",.0f" if abs(value) >= 1000 or name.endswith("parameters") else ".1f" if name.endswith("seconds") else ".4f"
         return format(value, form) + (f" ± {format(spread, form)}" if seeds > 1 and spread else "")
 
@@ -218,9 +259,9 @@ def _write_page(result: dict[str, Any], experiment: Experiment, path: Path) -> N
     from recstill.evaluation.report import write_page
 
     metric = experiment.metrics[0]
-    bars = {
-        s: tuple(v[metric][:2]) for s, v in result["rows"][0]["subjects"].items() if metric in v and s != "student distilled"
-    }
-    bars |= {row["variant"]: tuple(row["subjects"]["student distilled"][metric][:2]) for row in result["rows"]}
+    first = result["rows"][0]
+    found = {subject: _measured(first, subject, metric) for subject in first["subjects"] if subject not in _STUDENTS}
+    found |= {row["variant"]: _measured(row, _registered(row), metric) for row in result["rows"]}
+    bars = {name: (mean, spread) for name, (mean, spread, _) in found.items() if not isinstance(mean, str)}
     values = {"result": result, "table": table_of(result, experiment.order)}
-    write_page("sweep.html", path, values, {metric: bars_with_spread(bars, metric)})
+    write_page("sweep.html", path, values, {metric: bars_with_spread(bars, metric)} if bars else {})
