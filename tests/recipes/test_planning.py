@@ -320,6 +320,43 @@ def test_a_search_resumes_prunes_and_keeps_every_trial(clicks: Platform) -> None
         tune(clicks, "biased", overrides, 1, {"5.weight": (1, 2)}, Progress())
 
 
+def test_a_search_in_two_calls_is_that_of_one_call(clicks: Platform, tmp_path: Path) -> None:
+    overrides = [*QUICK, "teacher.version=clicks-teacher:1"]
+    tune(clicks, "biased", overrides, 4, {"0.weight": (0.5, 20.0)}, Progress())
+    twice = tune(clicks, "biased", overrides, 7, {"0.weight": (0.5, 20.0)}, Progress())
+    renamed = tmp_path / "once.yaml"
+    renamed.write_text(clicks.catalog("recipes")["biased"].read_text())
+    once = tune(clicks, str(renamed), overrides, 7, {"0.weight": (0.5, 20.0)}, Progress())
+    assert [trial["0.weight"] for trial in twice.trials] == [trial["0.weight"] for trial in once.trials]
+    assert len({trial["0.weight"] for trial in twice.trials}) == 7
+
+
+def test_trials_that_diverge_are_failed_trials_and_a_search_of_them_ends(clicks: Platform) -> None:
+    wild = ["student.training.learning_rate=1e30", "student.training.table_learning_rate=1e30"]
+    overrides = [*QUICK, *wild, "teacher.version=clicks-teacher:1"]
+    for num_trials in (2, 3):  # called again it goes on, and ends again
+        with pytest.raises(ConfigError, match="no trial came to its end"):
+            tune(clicks, "biased", overrides, num_trials, {"0.weight": (0.1, 10.0)}, Progress())
+        with clicks.registry.transaction() as session:
+            run = next(row for row in list_runs(session) if row.recipe.startswith("tune"))
+            rows = list_trials(session, run.recipe.removeprefix("tune "))
+        assert run.status == "failed"
+        assert "no trial came to its end" in run.error
+        assert [row.state for row in rows] == ["failed"] * num_trials
+        assert all(row.error for row in rows)
+
+
+def test_a_search_is_checked_before_its_teacher_trains(clicks: Platform) -> None:
+    with clicks.registry.transaction() as session:
+        before = len(list_runs(session))
+    with pytest.raises(ConfigError, match="unknown option"):
+        tune(clicks, "biased", QUICK, 1, {"0.nothing": (1.0, 2.0)}, Progress())
+    with pytest.raises(ConfigError, match="student.training.epochs is 0"):
+        tune(clicks, "biased", [*QUICK, "student.training.epochs=0"], 1, None, Progress())
+    with clicks.registry.transaction() as session:
+        assert len(list_runs(session)) == before
+
+
 def test_a_search_killed_within_a_trial_goes_on_with_it(clicks: Platform) -> None:
     overrides = [
         *QUICK,
@@ -356,14 +393,21 @@ def test_a_sweep_writes_a_table_and_a_page_and_does_not_repeat_itself(clicks: Pl
         "name": "small", "title": "Two weights", "recipe": "biased", "set": [*QUICK, "seeds=[0, 1]"],
         "variants": {"light": ["distil.strategies=[{name: soft-target, weight: 0.1}]"], "heavy": [strategy("soft-target")]},
         "metrics": ["click.auc", "click.calibration"],
-        "claims": [{"text": "AUC is a number", "variant": "heavy", "metric": "click.auc", "at_least": 0.0, "at_most": 1.0}],
+        "claims": [
+            {"text": "AUC is a number", "variant": "heavy", "metric": "click.auc", "at_least": 0.0, "at_most": 1.0},
+            {"text": "no such metric", "variant": "heavy", "metric": "click.nothing", "at_most": 1.0},
+            {"text": "efficiency of no gap", "variant": "heavy", "subject": "transfer", "metric": "efficiency", "at_most": 9.0},
+        ],
     }  # fmt: skip
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     result = run_sweep(clicks, path, tmp_path / "out", Progress())
     stored = json.loads((tmp_path / "out" / "small.json").read_text())
     assert [row["variant"] for row in stored["rows"]] == ["light", "heavy"]
     assert stored["rows"][0]["teacher"] == stored["rows"][1]["teacher"], "the teacher is trained once"
-    assert stored["claims"][0]["met"]
+    assert [claim["met"] for claim in stored["claims"]] == [True, False, False]
+    assert all(claim["measured"].startswith("undefined: ") for claim in stored["claims"][1:])
+    assert stored["rows"][1]["subjects"]["transfer"]["efficiency"][0] is None
+    assert "NaN" not in (tmp_path / "out" / "small.json").read_text()
     assert [row["what"] for row in table_of(result)] == ["teacher", "student alone", "light", "heavy"]
     assert "Two weights" in (tmp_path / "out" / "small.html").read_text()
     with clicks.registry.transaction() as session:

@@ -4,35 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-from dataclasses import dataclass, fields, replace
+import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import optuna
 import torch
-from optuna.distributions import FloatDistribution
-from optuna.trial import TrialState, create_trial
 
 from recstill.api.errors import ConfigError
-from recstill.recipes.config import Recipe
 from recstill.recipes.loading import load_recipe
 from recstill.recipes.planning import check_plan
 from recstill.recipes.run import begin_run, prepare_run
+from recstill.recipes.searching import Space, best_of, check_search, default_space, next_trial, with_params
 from recstill.recipes.stages import taught_versions
 from recstill.recipes.teaching import open_teachers
 from recstill.recipes.training import train
+from recstill.recipes.working import working
 from recstill.registry.runs import finish_run, list_runs
 from recstill.registry.trials import begin_trial, end_trial, list_trials
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
+    from recstill.recipes.config import Recipe
     from recstill.recipes.platform import Platform
     from recstill.recipes.progress import Progress
     from recstill.recipes.run import Run
+    from recstill.registry.models import TrialRow
 
-Space = dict[str, tuple[float, float]]
-_WEIGHT_FACTOR, _TEMPERATURES = 10.0, (0.5, 8.0)
+# What is wrong with the machine ends a search; all else is wrong with a trial.
+_OF_THE_MACHINE = (OSError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -46,19 +47,6 @@ class Tuned:
     overrides: str
 
 
-def default_space(platform: Platform, recipe: Recipe) -> Space:
-    """Weights from a tenth of the recipe's to ten times it, and temperatures from 0.5 to 8, for strategies that have one."""
-    space: Space = {}
-    for place, part in enumerate(recipe.distil.strategies):
-        weight = part.weight if isinstance(part.weight, float) else part.weight.stop
-        space[f"{place}.weight"] = (weight / _WEIGHT_FACTOR, weight * _WEIGHT_FACTOR)
-        strategy = platform.catalog("strategies")[part.name]
-        names = {field.name for field in fields(strategy)}
-        if "temperature" in names:
-            space[f"{place}.temperature"] = _TEMPERATURES
-    return space
-
-
 def tune(
     platform: Platform,
     reference: str,
@@ -67,146 +55,103 @@ def tune(
     space: Space | None,
     progress: Progress,
 ) -> Tuned:
-    """Run trials until the study has `num_trials`; those of an earlier call count. Each trains the recipe's student with the
-    first seed; one that lies below the median of the others at the same look is pruned. All are rows of the registry."""
+    """Run trials until the study has `num_trials`; those of an earlier call count, and so do those that failed. Each trains the
+    recipe's student with the first seed; one that lies below the median of the others at the same look is pruned. All are rows
+    of the registry. Raise ConfigError for a space that the strategies do not have, and if every trial failed."""
     name, recipe = load_recipe(platform, reference, overrides)
     space = space or default_space(platform, recipe)
-    _check_space(space, recipe)
+    check_search(platform, recipe, space)
+    study = _name_of(name, recipe, space)
+    run, is_new = _run_of(platform, name, recipe, study, progress)
+    with working(run, "call `recstill tune` again; it goes on with the trials that there are"):
+        if is_new:
+            begin_run(run, f"tune {study}")
+        torch.set_num_threads(recipe.threads)
+        _, versions = taught_versions(run)
+        source = open_teachers(run, versions)
+        while len(ended := _ended(rows := _trials(platform, study))) < num_trials:
+            trial = next_trial(recipe, space, rows)
+            said = ", ".join(f"{key} {value:.4g}" for key, value in trial.params.items())
+            progress.say(f"trial {len(ended) + 1} of {num_trials}: {said}")
+            _try(run, study, trial, source)
+        found = _found(study, recipe, rows)
+        with platform.registry.transaction() as session:
+            finish_run(session, run.id, "finished", verdict=f"best {found.best_score:.4f}")
+    return found
+
+
+def _name_of(name: str, recipe: Recipe, space: Space) -> str:
+    """The study of a recipe and a space: other numbers are another study."""
     facts = json.dumps([name, recipe.model_dump(mode="json"), sorted(space.items())], sort_keys=True)
-    study_name = f"{name}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
-    run = _run_of(platform, name, recipe, study_name, progress)
-    torch.set_num_threads(recipe.threads)
-    _, versions = taught_versions(run)
-    source = open_teachers(run, versions)
-    optuna.logging.set_verbosity(logging.ERROR)
-    study = optuna.create_study(
-        direction="maximize", sampler=optuna.samplers.TPESampler(seed=0),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=1),
-    )  # fmt: skip
-    distributions: dict[str, Any] = {key: FloatDistribution(low, high, log=True) for key, (low, high) in space.items()}
-    _recall(platform, study, study_name, distributions)
-    for params in _first_trials(recipe, space):
-        study.enqueue_trial(params, skip_if_exists=True)
-    while (done := len(study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED)))) < num_trials:
-        trial = study.ask(distributions)
-        progress.say(f"trial {done + 1} of {num_trials}: " + ", ".join(f"{k} {v:.4g}" for k, v in trial.params.items()))
-        state, scores = _try(run, study_name, trial, source)
-        if state == "complete":
-            study.tell(trial, max(scores))
-        else:
-            study.tell(trial, state=TrialState.PRUNED)
-    with platform.registry.transaction() as session:
-        rows = list_trials(session, study_name)
-        finish_run(session, run.id, "finished", verdict=f"best {study.best_value:.4f}")
-    trials = [
-        {"trial": row.number, "state": row.state, **{k: f"{v:.4g}" for k, v in row.params.items()},
-         "score": f"{best:.4f}" if (best := _best(row.scores)) is not None else ""} for row in rows
-    ]  # fmt: skip
-    chosen = _with(recipe, study.best_params).distil.strategies
-    text = json.dumps([part.model_dump(mode="json") for part in chosen])
-    return Tuned(study_name, trials, study.best_params, study.best_value, f"--set 'distil.strategies={text}'")
+    return f"{name}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
 
 
-def _run_of(platform: Platform, name: str, recipe: Recipe, study: str, progress: Progress) -> Run:
+def _run_of(platform: Platform, name: str, recipe: Recipe, study: str, progress: Progress) -> tuple[Run, bool]:
+    """Return the run of a study, and whether it is new."""
     with platform.registry.read() as session:
         earlier = next((row.id for row in list_runs(session, recipe.task) if row.recipe == f"tune {study}"), None)
     run = prepare_run(platform, name, recipe, progress)
-    if earlier is not None:
-        return replace(run, id=earlier)
-    begin_run(run, f"tune {study}")
-    return run
+    return (run, True) if earlier is None else (replace(run, id=earlier), False)
 
 
-def _recall(platform: Platform, study: optuna.Study, name: str, distributions: dict[str, Any]) -> None:
-    """Put earlier trials into the study; one that was cut short is asked for again."""
+def _trials(platform: Platform, study: str) -> list[TrialRow]:
     with platform.registry.read() as session:
-        rows = list_trials(session, name)
-    for row in rows:
-        if row.state == "running":
-            study.enqueue_trial(row.params)
-            continue
-        looks = {look: score for look, score in enumerate(row.scores) if score is not None}
-        best = _best(row.scores)
-        state, value = (TrialState.COMPLETE, best) if row.state == "complete" else (TrialState.PRUNED, None)
-        study.add_trial(create_trial(
-            params=row.params, distributions=distributions, value=value, state=state, intermediate_values=looks,
-        ))  # fmt: skip
+        return list_trials(session, study)
 
 
-def _best(scores: Sequence[float | None]) -> float | None:
-    """The highest validation score that is a number."""
-    return max((score for score in scores if score is not None), default=None)
+def _ended(rows: Sequence[TrialRow]) -> list[TrialRow]:
+    return [row for row in rows if row.state != "running"]
 
 
-def _try(run: Run, study: str, trial: optuna.Trial, source: Any) -> tuple[str, list[float]]:
+def _found(study: str, recipe: Recipe, rows: Sequence[TrialRow]) -> Tuned:
+    complete = {row.number: score for row in rows if row.state == "complete" and (score := best_of(row.scores)) is not None}
+    if not complete:
+        failures = [f"trial {row.number}: {row.error or row.state}" for row in rows]
+        raise ConfigError(f"Search {study}", ["no trial came to its end", *failures[:3]])
+    trials = [
+        {"trial": row.number, "state": row.state, **row.params, "score": best_of(row.scores), "error": row.error}
+        for row in rows
+    ]
+    number = max(complete, key=lambda place: complete[place])
+    best = next(row.params for row in rows if row.number == number)
+    text = json.dumps([part.model_dump(mode="json") for part in with_params(recipe, best).distil.strategies])
+    return Tuned(study, trials, best, complete[number], f"--set 'distil.strategies={text}'")
+
+
+def _try(run: Run, study: str, trial: optuna.Trial, source: Any) -> None:
+    """Train the student of one trial and record how it ended: complete, pruned, or failed with its error."""
     registry, scores = run.platform.registry, []
     with registry.transaction() as session:
         number = begin_trial(session, study, run.id, trial.params).number
 
     def watch(_epoch: int, score: float) -> None:
         scores.append(score)
-        trial.report(score, len(scores) - 1)
+        if math.isfinite(score):
+            trial.report(score, len(scores) - 1)
         if trial.should_prune():
             raise optuna.TrialPruned
 
-    chosen = replace(run, recipe=_with(run.recipe, trial.params), watch=watch)
+    chosen = replace(run, recipe=with_params(run.recipe, trial.params), watch=watch)
     chosen.__dict__["rows"] = run.rows  # the same encoded rows for all trials
-    check_plan(chosen)
-    state = "complete"
-    try:
-        train(chosen, f"trial-{number}", "student", run.recipe.seeds[0], source)
-    except optuna.TrialPruned:
-        state = "pruned"
+    state, error = _outcome(chosen, f"trial-{number}", source, scores)
+    if state == "failed":
+        run.progress.say(f"trial {number} failed: {error}")
     with registry.transaction() as session:
-        end_trial(session, study, number, state, scores)
+        end_trial(session, study, number, state, scores, error)
     run.weights(f"trial-{number}").unlink(missing_ok=True)
     (run.folder / "checkpoints" / f"trial-{number}.safetensors").unlink(missing_ok=True)
-    return state, scores
 
 
-def _check_space(space: Space, recipe: Recipe) -> None:
-    problems = []
-    for key, (low, high) in space.items():
-        place, _, option = key.partition(".")
-        if not place.isdigit() or int(place) >= len(recipe.distil.strategies) or not option:
-            problems.append(
-                f"space {key!r}: write PLACE.weight or PLACE.OPTION, place 0 to {len(recipe.distil.strategies) - 1}"
-            )
-        if not 0 < low < high:
-            problems.append(f"space {key!r}: the ends must rise and be above 0, not {low:g} and {high:g}")
-    if problems:
-        raise ConfigError("Search space", problems)
-
-
-def _first_trials(recipe: Recipe, space: Mapping[str, tuple[float, float]]) -> list[dict[str, float]]:
-    """The recipe's own numbers, then each of them alone at about three times and a third: what a person would try first."""
-    own = _present(recipe, space)
-    trials = [own]
-    for key, value in own.items():
-        low, high = space[key]
-        trials += [{**own, key: min(max(value * factor, low), high)} for factor in (10**0.5, 10**-0.5)]
-    return trials
-
-
-def _present(recipe: Recipe, space: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    found = {}
-    for key, (low, high) in space.items():
-        place, _, option = key.partition(".")
-        part = recipe.distil.strategies[int(place)]
-        value = part.weight if option == "weight" else part.options.get(option, 1.0)
-        if isinstance(value, (int, float)):
-            found[key] = min(max(float(value), low), high)
-    return found
-
-
-def _with(recipe: Recipe, params: Mapping[str, float]) -> Recipe:
-    """Return the recipe with these weights and options."""
-    parts = [part.model_dump() for part in recipe.distil.strategies]
-    for key, value in params.items():
-        place, _, option = key.partition(".")
-        if option == "weight":
-            parts[int(place)]["weight"] = value
-        else:
-            parts[int(place)]["options"] = {**parts[int(place)]["options"], option: value}
-    distil = recipe.distil.model_dump() | {"strategies": parts}
-    return Recipe.model_validate(recipe.model_dump() | {"distil": distil})
+def _outcome(run: Run, name: str, source: Any, scores: Sequence[float]) -> tuple[str, str]:
+    try:
+        check_plan(run)
+        train(run, name, "student", run.recipe.seeds[0], source)
+    except optuna.TrialPruned:
+        return "pruned", ""
+    except _OF_THE_MACHINE:
+        raise
+    except Exception as error:  # a strategy is a plugin: whatever it raises at these numbers is about them
+        return "failed", f"{type(error).__name__}: {error}"
+    if best_of(scores) is None:
+        return "failed", "its validation score was never a number"
+    return "complete", ""
