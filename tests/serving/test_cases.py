@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from recstill.api import ConfigError, DataError, IntegrityError, RegistryError
+from recstill.api import ConfigError, DataError, IntegrityError, RegistryError, RowsError
 from recstill.cli import cli
 from recstill.data.bundle import open_bundle
 from recstill.data.fetch import fetch
@@ -314,7 +314,7 @@ def test_a_fold_of_one_class_and_a_missing_column_are_refused(finished: tuple[Pl
     with pytest.raises(DataError, match="are not what task 'home-depot' reads: no column"):
         make_snapshot(platform, platform.task("home-depot"), {}, "none", lambda _: None)
     shutil.rmtree(folder)
-    with pytest.raises(ConfigError, match="the valid split has one class only of label 'default'"):
+    with pytest.raises(RowsError, match="the valid split has one class only of label 'default'"):
         run_recipe(platform, "credit", [*CREDIT_QUICK, "data.valid_share=0.00003"])
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from recstill.api.errors import ConfigError
 from recstill.cli.output import output_option, show, show_one
 
 
@@ -64,6 +65,7 @@ def snapshot(task: str, service: str | None, options: tuple[str, ...], output: s
     """Write the immutable, hashed training table of TASK."""
     from recstill.recipes.data import make_snapshot
     from recstill.recipes.loading import load_recipe, parse_setting
+    from recstill.recipes.mistakes import validated
     from recstill.recipes.platform import Platform
     from recstill.recipes.progress import Progress
 
@@ -71,7 +73,10 @@ def snapshot(task: str, service: str | None, options: tuple[str, ...], output: s
     chosen = platform.task(task)
     _, recipe = load_recipe(platform, chosen.spec.default_recipe)
     values = dict(parse_setting(option) for option in options)
-    made = make_snapshot(platform, chosen, {**recipe.data, **values}, service or recipe.teacher.features, Progress().say)
+    asked = {**recipe.data, **values}
+    if problems := validated(chosen.options, asked, "--set")[1]:
+        raise ConfigError(f"Options of task {task!r}", problems)
+    made = make_snapshot(platform, chosen, asked, service or recipe.teacher.features, Progress().say)
     show_one({"id": made.id, "rows": made.meta["num_rows"], "splits": made.meta["splits"], "folder": made.folder}, output)
 
 

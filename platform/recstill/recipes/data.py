@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 from pydantic import ValidationError
 
@@ -17,8 +16,10 @@ from recstill.data.snapshot import Snapshot, open_snapshot, write_snapshot
 from recstill.features.featureset import FeatureSet
 from recstill.recipes.config import MixedConfig
 from recstill.recipes.features import build_sources, ensure_features, open_store
+from recstill.recipes.label_checks import unknown_labels
 from recstill.recipes.mixing import with_mixed
 from recstill.recipes.reviews import reviews_digest, with_reviews
+from recstill.recipes.row_checks import check_names, check_rows
 from recstill.registry.runs import list_snapshots, record_snapshot
 
 if TYPE_CHECKING:
@@ -67,8 +68,10 @@ def make_snapshot(
     features = feature_set_of(platform, service)
     say("building rows")
     rows = _rows(task, raw, chosen, dataset)
-    unknown = int(np.isnan(rows[task.spec.primary.name].to_numpy(zero_copy_only=False).astype(np.float64)).sum())
+    check_names(rows.column_names, task.spec, features.features)
+    unknown = unknown_labels(task.spec.primary, rows)
     rows, reviewed = with_reviews(platform, task.spec, rows)
+    check_rows(rows, task.spec)
     if reviewed:
         say(f"{reviewed:,} rows without an outcome take the label that a person decided")
     joined = rows
@@ -98,7 +101,7 @@ def make_snapshot(
 
 
 def _rows(task: Task, raw: Path, options: BaseModel, dataset: Dataset) -> pa.Table:
-    """Return a task's rows. Raise DataError if the files lack a column that it reads, or the rows one that everybody needs."""
+    """Return a task's rows. Raise DataError if the files lack a column that it reads."""
     try:
         rows = task.rows(raw, options)
     except (KeyError, pa.ArrowInvalid, pa.ArrowKeyError) as error:
@@ -106,11 +109,8 @@ def _rows(task: Task, raw: Path, options: BaseModel, dataset: Dataset) -> pa.Tab
             f"The files of data set {dataset.name!r} in {raw} are not what task {task.spec.name!r} reads: no column {error}. "
             f"Delete that folder and bring the right files: `recstill data fetch {dataset.name} --from FOLDER`."
         ) from error
-    spec = task.spec
-    needed = [spec.endpoint.item_key, *(label.name for label in spec.labels), *spec.groups, *spec.attributes, *spec.fairness]
-    needed += ["split", "sampling_rate", *([spec.endpoint.query_key] if spec.endpoint.query_key else [])]
-    if missing := sorted(set(needed) - set(rows.column_names)):
-        raise DataError(f"Task {spec.name!r} made rows without {', '.join(missing)}, which its description names.")
+    if not isinstance(rows, pa.Table):
+        raise DataError(f"Task {task.spec.name!r} made a {type(rows).__name__} of rows; `rows` returns a pyarrow.Table.")
     return rows
 
 

@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from recstill.api.batch import Output
@@ -94,7 +93,6 @@ def check_plan(run: Run) -> None:
         problems.append(f"prune: student {run.recipe.student.name!r} cannot be pruned: it has no method `prune`")
     for split in set(run.further_splits) - set(run.snapshot.split):
         problems.append(f"distil.{split}: the snapshot has no rows of split `{split}`; ask the task for some in `data`")
-    problems += _one_class(run)
     if run.further_splits and run.task.spec.retrieval is not None:
         problems.append(f"distil.{run.further_splits[0]}: a retrieval task draws its rows from the catalogue; leave it out")
     for epoch in (e for part in run.recipe.all_teachers.values() for e in part.checkpoints if e > part.training.epochs):
@@ -133,21 +131,6 @@ def check_plan(run: Run) -> None:
             problems.append(f"{place}: {part.name}: {error}")
     if problems:
         raise ConfigError(f"Recipe {run.name!r}", problems)
-
-
-def _one_class(run: Run) -> list[str]:
-    """A split of one class can neither train nor judge anything."""
-    label = run.task.spec.primary
-    if label.kind != "binary" or label.graded or run.task.spec.retrieval is not None:
-        return []
-    found = []
-    for split in ("train", "valid", "test"):
-        values = run.rows.labels(split)[label.name]
-        known = values[~np.isnan(values)]
-        if len(np.unique(known > 0)) < 2:
-            what = "no known value" if not len(known) else "one class only"
-            found.append(f"data: the {split} split has {what} of label {label.name!r}; split otherwise, or bring more rows")
-    return found
 
 
 def plan(run: Run) -> list[PlannedStage]:

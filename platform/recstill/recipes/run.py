@@ -22,6 +22,7 @@ from recstill.recipes.loading import load_recipe
 from recstill.recipes.mixing import MIXED
 from recstill.recipes.planning import PlannedStage, check_plan, plan
 from recstill.recipes.progress import Progress
+from recstill.recipes.row_checks import check_rows, columns_needed, row_remarks
 from recstill.recipes.rows import RunRows
 from recstill.recipes.rules import RULE, read_rules, rule_scores
 from recstill.recipes.stages import RunResult, run_stages
@@ -160,8 +161,10 @@ def prepare_run(platform: Platform, name: str, recipe: Recipe, progress: Progres
     snapshot = snapshot_for(platform, task, recipe.data, recipe.teacher.features, progress.say, recipe.distil.mixed)
     run_id = f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     run = Run(platform, name, recipe, run_id, task, snapshot, features, progress)
+    rows = snapshot.table(columns_needed(task.spec))
+    check_rows(rows, task.spec)  # an older snapshot may be of a time when nobody looked
     check_plan(run)
-    for remark in advice(run):
+    for remark in [*row_remarks(rows, task.spec), *advice(run)]:
         progress.say(remark)
     return run
 
