@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from recstill.api.names import NAME_RULE, is_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -13,10 +16,17 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class Spec(BaseModel):
-    """Base of the descriptions: frozen, and an unknown field is an error."""
+# Columns that recstill reads or makes itself; neither a label nor a feature is called so.
+RESERVED = ("split", "sampling_rate", "event_timestamp", "row_id", "recstill_row", "rule")
+LABEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}\Z")  # a column of the user's, and a part of metrics and files
+# What metrics are about beside labels: `bundle.bytes` is no metric of a label called `bundle`.
+_METRICS = ("bands", "bundle", "fairness", "latency", "parity", "score", "slices", "training", "transfer")
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+
+class Spec(BaseModel):
+    """Base of the descriptions: frozen, an unknown field is an error, and so are NaN and infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class LabelSpec(Spec):
@@ -31,8 +41,8 @@ class LabelSpec(Spec):
 
     name: str
     kind: Literal["binary", "multiclass", "count", "regression", "ranking"] = "binary"
-    num_classes: int = 2
-    weight: float = 1.0
+    num_classes: int = Field(2, ge=2)
+    weight: float = Field(1.0, ge=0)
     primary: bool = False
     graded: bool = False
     description: str = ""
@@ -41,6 +51,10 @@ class LabelSpec(Spec):
     def _grades_are_binary(self) -> LabelSpec:
         if self.graded and self.kind != "binary":
             raise ValueError(f"label {self.name!r}: only a binary label can be graded")
+        if not LABEL_NAME.match(self.name) or self.name in (*RESERVED, *_METRICS):
+            raise ValueError(
+                f"a label cannot be called {self.name!r}: ASCII letters, digits, '.', '_' and '-', no word of recstill's own"
+            )
         return self
 
 
@@ -71,6 +85,8 @@ class FeatureSpec(Spec):
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> FeatureSpec:
+        if not self.name.strip() or not self.name.isprintable() or "#" in self.name or self.name in RESERVED:
+            raise ValueError(f"a feature cannot be called {self.name!r}: printable, without '#', and no word of recstill's own")
         if self.kind in ("sequence", "text", "match") and self.length < 2:
             raise ValueError(f"feature {self.name!r}: a {self.kind} needs `length`, 2 or more")
         if self.kind in ("text", "match") and not self.buckets:
@@ -198,12 +214,27 @@ class TaskSpec(Spec):
     auction: bool = Field(False, description="scores are used as probabilities, so the served head must stay calibrated")
 
     @model_validator(mode="after")
+    def _names_are_names_of_one_thing(self) -> TaskSpec:
+        if not is_name(self.name):
+            raise ValueError(f"a task cannot be called {self.name!r}: {NAME_RULE}")
+        labels, features = [label.name for label in self.labels], [feature.name for feature in self.features]
+        context = [field.name for field in self.endpoint.context]
+        lists = {"labels": labels, "features": features, "groups": self.groups, "attributes": self.attributes}
+        lists |= {"slices": self.slices, "fairness": self.fairness, "context": context}
+        for what, names in lists.items():
+            if repeated := sorted({name for name in names if list(names).count(name) > 1}):
+                raise ValueError(f"task {self.name!r} names {what} twice: {repeated}")
+        inputs = {*features, *context, self.endpoint.item_key, self.endpoint.query_key}
+        if shared := sorted(set(labels) & inputs):
+            raise ValueError(f"task {self.name!r}: {shared} are labels and what models read; no model may see its label")
+        if self.endpoint.item_key == self.endpoint.query_key:
+            raise ValueError(f"task {self.name!r}: query and items have one key, {self.endpoint.item_key!r}")
+        return self
+
+    @model_validator(mode="after")
     def _one_primary_label(self) -> TaskSpec:
         if sum(label.primary for label in self.labels) != 1:
             raise ValueError(f"task {self.name!r} needs exactly one primary label")
-        names = [feature.name for feature in self.features]
-        if repeated := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"task {self.name!r} names features twice: {sorted(repeated)}")
         texts = {feature.name for feature in self.features if feature.kind == "text"}
         for feature in self.features:
             if beyond := set(feature.of) - texts:
