@@ -14,8 +14,10 @@ from recstill.cli.backup import backup, restore
 from recstill.cli.data import data
 from recstill.cli.demo import demo
 from recstill.cli.doctor import doctor
+from recstill.cli.failures import DEBUG, in_words
 from recstill.cli.features import features
 from recstill.cli.models import models
+from recstill.cli.narrow import write_what_fits
 from recstill.cli.plugins import plugins
 from recstill.cli.registry import registry
 from recstill.cli.reviews import reviews
@@ -42,12 +44,12 @@ class _Main(click.Group):
             return super().invoke(ctx)
         except RecstillError as error:
             raise click.ClickException(str(error)) from error
-        except OSError as error:
-            if error.errno == 28:
-                raise click.ClickException(
-                    f"The disk is full ({error.filename or 'write'}): free some space and call again."
-                ) from error
-            raise
+        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+            raise  # click's own way to end
+        except Exception as error:
+            if os.environ.get(DEBUG):
+                raise
+            raise click.ClickException(in_words(error)) from error
 
 
 @click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
@@ -89,4 +91,5 @@ def main() -> None:
         import warnings
 
         warnings.simplefilter("ignore")
+    write_what_fits()
     cli()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import click
 
 from recstill.cli.output import output_option, show
@@ -22,6 +24,10 @@ def tune(recipe: str, trials: int, space: tuple[str, ...], overrides: tuple[str,
             low, high = (float(end) for end in ends.split(":"))
         except ValueError as error:
             raise click.BadParameter(f"{text!r}: write KEY=LOW:HIGH", param_hint="--space") from error
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise click.BadParameter(f"{text!r}: the ends are finite numbers", param_hint="--space")
+        if key in chosen:
+            raise click.BadParameter(f"{key!r} comes twice; leave one", param_hint="--space")
         chosen[key] = (low, high)
     from recstill.recipes.platform import Platform
     from recstill.recipes.progress import Progress
