@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import json
 import os
 import subprocess
 import sys
@@ -11,10 +12,18 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from pydantic import ValidationError
 
 from recstill.cli import _Main
 from recstill.cli.failures import without_secrets
 from recstill.cli.narrow import _plainer
+from recstill.recipes.config import Recipe
+
+
+def old_recipe() -> ValidationError:
+    with pytest.raises(ValidationError) as caught:
+        Recipe.model_validate({})
+    return caught.value
 
 
 def failing(error: Exception) -> click.Group:
@@ -58,6 +67,8 @@ def test_who_wants_the_traceback_gets_it(monkeypatch: pytest.MonkeyPatch) -> Non
     (IsADirectoryError(21, "Is a directory", "/x"), "Error: /x: Is a directory."),
     (OSError(28, "No space left on device", "/x"), "Error: The disk is full (/x)"),
     (UnicodeDecodeError("utf-8", b"\xfc", 0, 1, "no"), "Error: A file that should be utf-8 text is none: byte 0xfc"),
+    (json.JSONDecodeError("Expecting value", "", 0), "Error: A file that should be JSON is none: Expecting value"),
+    (old_recipe(), "Error: A Recipe that is stored, or was given, is none of this version: task: this key is needed"),
     (MemoryError(), "Error: Not enough memory."),
     (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "Error: Not enough memory."),
 ])  # fmt: skip
@@ -77,7 +88,7 @@ def test_a_terminal_of_few_letters_gets_plainer_ones(encoding: str, words: tuple
     environment = {**os.environ, "PYTHONIOENCODING": encoding, "RECSTILL_HOME": str(tmp_path), "LC_ALL": "C"}
     found = subprocess.run([sys.executable, "-m", "recstill", *words], env=environment, capture_output=True, check=True)
     assert found.stdout.decode("utf-8" if encoding == "ascii" else encoding)  # click writes UTF-8 where it is told ASCII
-    assert not found.stderr
+    assert b"Error" not in found.stderr
 
 
 def test_the_plainer_letters_are_those_that_were_meant() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import secrets
@@ -25,6 +26,10 @@ def in_words(error: Exception) -> str:
 
 
 def _sentence(error: Exception) -> str:
+    from pydantic import ValidationError
+
+    from recstill.recipes.mistakes import explain
+
     if isinstance(error, OSError) and error.errno is not None:
         place = f"{error.filename}: " if error.filename is not None else ""
         if error.errno == errno.ENOSPC:
@@ -37,6 +42,10 @@ def _sentence(error: Exception) -> str:
         )
     if isinstance(error, UnicodeEncodeError):
         return f"{ascii(error.object)[:80]} is no valid text: it has half of a character, or bytes that are no UTF-8."
+    if isinstance(error, json.JSONDecodeError):
+        return f"A file that should be JSON is none: {error}. It is cut off or damaged."
+    if isinstance(error, ValidationError):
+        return f"A {error.title} that is stored, or was given, is none of this version: {'; '.join(explain(error))[:600]}."
     if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
         return "Not enough memory. Take smaller batches, fewer rows or a smaller model."
     return ""

@@ -40,7 +40,7 @@ def as_floats(column: pa.ChunkedArray) -> Floats:
     """Return a column of numbers as float64, NaN where it is null: (N,)."""
     if types.is_boolean(column.type):
         column = column.cast(pa.int8())
-    filled = pc.fill_null(column.cast(pa.float64()), float("nan"))
+    filled = pc.fill_null(column.cast(pa.float64(), safe=False), float("nan"))
     return np.asarray(filled.to_numpy(), np.float64)
 
 
