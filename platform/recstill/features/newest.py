@@ -27,7 +27,10 @@ def newest(store: FeatureStore, view: View, until: datetime) -> pa.Table:
 
     As in a training join, a row older than the view's ttl is none.
     """
-    return newest_rows(store, view, until).select([*view.join_keys, *view.features])
+    rows = newest_rows(store, view, until)
+    if hasattr(store, "rows_read"):
+        store.rows_read = (view.name, until, rows)
+    return rows.select([*view.join_keys, *view.features])
 
 
 def newest_rows(store: FeatureStore, view: View, until: datetime) -> pa.Table:
