@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from recstill.api import ColumnInputs, ColumnRows, LabelSpec
 from recstill.testing import assert_passed, check_column_teacher, check_student
@@ -64,6 +65,87 @@ def test_a_stored_tokenizer_pads_with_the_models_own_token(tmp_path: Path) -> No
     tokens = teacher.open(tmp_path / "fitted").tokens
     assert tokens.tokenizer.pad_token == "<pad>"
     assert tokens.texts(["red paint brush", "red"])["input_ids"][1, -1] == 0
+
+
+def pretrained(family: str, folder: Path) -> str:
+    """Write a tiny model of another family, with the tokenizer of `write_tiny_model`."""
+    import transformers
+
+    write_tiny_model(folder)
+    vocabulary, path = 18, folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    small = {
+        "vocab_size": vocabulary,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+    }
+    torch.manual_seed(0)
+    if family == "bert":
+        config["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+    elif family == "roberta":
+        roberta = transformers.RobertaConfig(type_vocab_size=1, max_position_embeddings=66, pad_token_id=0, **small)
+        transformers.RobertaModel(roberta).save_pretrained(folder)
+    elif family == "gpt2":
+        config.pop("pad_token")
+        gpt = transformers.GPT2Config(vocab_size=vocabulary, n_embd=16, n_layer=1, n_head=2)
+        transformers.GPT2Model(gpt).save_pretrained(folder)
+    elif family == "t5":
+        t5 = transformers.T5Config(vocab_size=vocabulary, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+        transformers.T5EncoderModel(t5).save_pretrained(folder)
+    path.write_text(json.dumps(config))
+    return str(folder)
+
+
+@pytest.mark.parametrize("factory", [CrossEncoder, BiEncoder])
+@pytest.mark.parametrize(("family", "options"), [("bert", {}), ("roberta", {}), ("gpt2", {"pad_token": "[SEP]"})])
+def test_a_teacher_scores_as_it_was_fitted(factory: type, family: str, options: dict, tmp_path: Path) -> None:
+    inputs, said = ColumnInputs(FEATURES, (LABEL,)), []
+    fast = {**OPTIONS, "epochs": 1, "learning_rate": 0.01}
+    teacher = factory(inputs, model=pretrained(family, tmp_path / "model"), **fast, **options)
+    teacher.check()
+    (tmp_path / "fitted").mkdir()
+    train, valid = column_rows(128), column_rows(64, 1)
+    teacher.fit(train, valid, tmp_path / "fitted", 0, said.append)
+    predictor = teacher.open(tmp_path / "fitted")
+    z, y = predictor(valid.columns)["logit_positive"].astype(float), valid.labels["positive"]
+    loss = float((np.logaddexp(0, z) - y * z).mean())
+    assert float(said[-1].split()[-1]) == pytest.approx(loss, abs=0.002)
+    names = set(predictor.tokens.pairs(["red"], ["blue wall"]))
+    assert ("token_type_ids" in names) == (family == "bert")
+
+
+def test_a_card_that_does_not_tell_of_token_types_is_read_where_the_model_has_none(tmp_path: Path) -> None:
+    for family in ("bert", "roberta"):
+        fitted = tmp_path / f"{family}-fitted"
+        teacher = CrossEncoder(
+            ColumnInputs(FEATURES, (LABEL,)), model=pretrained(family, tmp_path / family), **{**OPTIONS, "epochs": 1}
+        )
+        fitted.mkdir()
+        teacher.fit(column_rows(32), column_rows(16, 1), fitted, 0, lambda _: None)
+        expected = teacher.open(fitted)(column_rows(9).columns)["logit_positive"]
+        card = json.loads((fitted / "teacher.json").read_text())
+        older = {name: card[name] for name in ("max_tokens", "labels", "kind", "special")}
+        (fitted / "teacher.json").write_text(json.dumps(older))
+        if family == "bert":
+            with pytest.raises(ValueError, match="did not keep whether it reads token_type_ids: fit the teacher anew"):
+                teacher.open(fitted)
+        else:
+            assert np.array_equal(teacher.open(fitted)(column_rows(9).columns)["logit_positive"], expected)
+
+
+@pytest.mark.parametrize("factory", [CrossEncoder, BiEncoder])
+def test_a_model_that_cannot_pad_or_needs_a_decoder_is_refused_in_the_plan(factory: type, tmp_path: Path) -> None:
+    inputs, gpt = ColumnInputs(FEATURES, (LABEL,)), pretrained("gpt2", tmp_path / "gpt2")
+    with pytest.raises(ValueError, match=r"names no token to fill short texts with; write `pad_token`: it has .*'\[SEP\]'"):
+        factory(inputs, model=gpt, **OPTIONS).check()
+    with pytest.raises(ValueError, match=r"pad_token: model .* has no token '<pad>'"):
+        factory(inputs, model=gpt, pad_token="<pad>", **OPTIONS).check()
+    with pytest.raises(ValueError, match="is of type t5, an encoder with a decoder"):
+        factory(inputs, model=pretrained("t5", tmp_path / "t5"), **OPTIONS)
+    with pytest.raises(ValueError, match=r"max_tokens: model .* reads at most 64 tokens, not 65"):
+        factory(inputs, model=str(write_tiny_model(tmp_path / "tiny")), **{**OPTIONS, "max_tokens": 65})
 
 
 def test_a_file_that_lies_about_its_shape_is_refused(tiny: str, tmp_path: Path) -> None:

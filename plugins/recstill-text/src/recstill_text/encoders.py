@@ -15,6 +15,7 @@ from recstill.training.loop import has_fast_bf16
 from recstill_text.finetuning import finetune
 from recstill_text.pretrained import NAMED, find_model
 from recstill_text.running import all_threads, as_texts
+from recstill_text.tokens import check_config, load_tokenizer, open_tokenizer, tokenizer_card
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 _CARD = "teacher.json"
 _SCORING_BATCH = 256
-# Of teachers whose card does not name them, which are all of this family.
-_BERT_TOKENS = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]"}
 
 
 class _Encoder(nn.Module):
@@ -63,6 +62,7 @@ class _TextTeacher:
         max_tokens: int = 64,
         threads: int = 0,
         limit: int = 0,
+        pad_token: str = "",
     ) -> None:
         names = {feature.name: feature for feature in inputs.features}
         for column in (query, title):
@@ -77,40 +77,46 @@ class _TextTeacher:
         self.query, self.title = query, title
         self.epochs, self.batch_size, self.learning_rate = epochs, batch_size, learning_rate
         self.max_tokens, self.threads, self.limit = max_tokens, threads, limit
-        self.hidden = self._hidden(_config(self.source).hidden_size)
+        self.pad_token, self.model = pad_token, model
+        config = _config(self.source)
+        check_config(config, model, max_tokens)
+        self.hidden = self._hidden(config.hidden_size)
 
     @staticmethod
     def needs(options: Mapping[str, Any]) -> list[str]:
         """Return the data sets that carry the pretrained model of these options."""
         return [name for name in (options.get("model", "minilm-l6"),) if name in NAMED]
 
+    def check(self) -> None:
+        """Load the tokenizer that fitting would use. Raise ValueError if the model cannot be used with it."""
+        load_tokenizer(self.source, self.model, self.pad_token)
+
     def _hidden(self, width: int) -> dict[str, int]:
         raise NotImplementedError
 
     def fit(self, train: ColumnRows, valid: ColumnRows, folder: Path, seed: int, progress: Callable[[str], None]) -> None:
         """Fine-tune on the rows whose labels are known, keep the epoch of the best validation loss."""
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoModel
         from transformers.utils import logging
 
         logging.disable_progress_bar()
         torch.manual_seed(seed)
         transformer = AutoModel.from_pretrained(self.source, use_safetensors=True, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(self.source, trust_remote_code=False)
+        tokenizer = load_tokenizer(self.source, self.model, self.pad_token)
         encoder = _Encoder(transformer, transformer.config.hidden_size, self.labels)
         finetune(self, encoder, _Tokens(tokenizer, self.max_tokens), train, valid, folder, seed, progress)
         tokenizer.save_pretrained(folder / ".tokenizer")
         (folder / ".tokenizer" / "tokenizer.json").replace(folder / "tokenizer.json")
         transformer.config.to_json_file(folder / "config.json")
-        special = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
         labels = [label.name for label in self.labels]
-        card = {"max_tokens": self.max_tokens, "labels": labels, "kind": type(self).__name__, "special": special}
+        card = {"max_tokens": self.max_tokens, "labels": labels, "kind": type(self).__name__, **tokenizer_card(tokenizer)}
         (folder / _CARD).write_text(json.dumps(card))
 
     def open(self, folder: Path) -> _Predictor:
         """Load the files. Raise ValueError if they are another teacher's, or their tensors are not of the shapes they claim."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
-        from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+        from transformers import AutoConfig, AutoModel
 
         card = json.loads((folder / _CARD).read_text())
         if (card["kind"], card["labels"]) != (type(self).__name__, [label.name for label in self.labels]):
@@ -121,7 +127,7 @@ class _TextTeacher:
             encoder.load_state_dict(load_file(folder / "model.safetensors"))
         except (RuntimeError, SafetensorError) as error:
             raise ValueError(f"model.safetensors does not fit config.json: {str(error)[:300]}") from error
-        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **card.get("special", _BERT_TOKENS))
+        tokenizer = open_tokenizer(folder, card, transformer.config)
         return _Predictor(self, encoder.eval(), _Tokens(tokenizer, card["max_tokens"]))
 
     def logits(self, encoder: _Encoder, tokens: _Tokens, queries: Sequence[str], titles: Sequence[str]) -> Any:
@@ -134,7 +140,8 @@ class CrossEncoder(_TextTeacher):
 
     model: `minilm-l6`, a folder, `package:NAME/FOLDER` or `hf:ORGANISATION/NAME`; safetensors only. query, title: text features
     of the task. max_tokens: of both together. threads: torch threads while fine-tuning and scoring, 0 for all cores.
-    limit: at most this many training rows, 0 for all.
+    limit: at most this many training rows, 0 for all. pad_token: a token that the model has already, to fill short texts with,
+    for a model whose tokenizer names none (decoders).
     """
 
     def _hidden(self, width: int) -> dict[str, int]:
