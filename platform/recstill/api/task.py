@@ -189,8 +189,10 @@ class DecisionSpec(Spec):
 class TaskSpec(Spec):
     """Everything about a task that does not need its data.
 
-    `derived_keys` names join keys that a feature gives: `{"department_id": "product_attributes:department"}` says that the
-    `department_id` key of a row is the item's `department` feature.
+    `groups` names the columns whose values tell lists apart, such as those of a request; without any each row stands for
+    itself: metrics and strategies of lists have nothing to compare. `derived_keys` names join keys that a feature gives:
+    `{"department_id": "product_attributes:department"}` says that the `department_id` key of a row is the item's `department`
+    feature.
     """
 
     name: str

@@ -123,8 +123,12 @@ class TensorRows:
 def jagged(ids: Tensor, slots: tuple[Slot, ...]) -> KeyedJaggedTensor:
     """Return ids (B, sum of widths) as the KeyedJaggedTensor that TorchRec tables read.
 
-    A key per slot, and per position of a sequence; the padding of bags and sequences is left out.
+    A key per slot, and per position of a sequence; the padding of bags and sequences is left out. Without slots it has no key,
+    and knows its number of rows all the same.
     """
+    if not slots:
+        nothing = torch.zeros(0, dtype=torch.long)
+        return KeyedJaggedTensor(keys=[], values=nothing, lengths=nothing, stride=len(ids))
     if any(slot.width > 1 for slot in slots):
         return _ragged(ids, slots)
     num_rows, num_slots = ids.shape

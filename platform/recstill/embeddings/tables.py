@@ -146,6 +146,30 @@ class AdamTables(TrainingTables):
         return self.pool(summed.view(num_keys, num_rows, self.dim).transpose(0, 1), sparse)
 
 
+class NoTables(nn.Module):
+    """What a model reads where its inputs have no slots. forward: anything sparse of B rows -> (B, 0, dim)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, sparse: KeyedJaggedTensor | SplitIds | Tensor) -> Tensor:
+        ids = _ids_of(sparse)
+        return torch.zeros(ids.shape[0], 0, self.dim, device=ids.device)
+
+    def present(self, sparse: KeyedJaggedTensor | SplitIds | Tensor) -> Tensor:
+        """Return (B, 0)."""
+        ids = _ids_of(sparse)
+        return torch.zeros(ids.shape[0], 0, device=ids.device)
+
+
+def _ids_of(sparse: KeyedJaggedTensor | SplitIds | Tensor) -> Tensor:
+    """Return a tensor of as many rows."""
+    if isinstance(sparse, KeyedJaggedTensor):
+        return torch.zeros(sparse.stride(), 0, device=sparse.device())
+    return sparse if isinstance(sparse, Tensor) else sparse.items
+
+
 def table_starts(slots: Sequence[Slot]) -> tuple[dict[str, int], int]:
     """Return where each table begins when all are put one after the other, and the number of rows."""
     starts, start = {}, 0
@@ -225,6 +249,8 @@ def training_inputs(
     place = torch.device(device)
 
     def tables(dim: int, *, expand: bool = False) -> nn.Module:
+        if not slots:
+            return NoTables(dim)
         if optimizer.kind == "adam":
             return AdamTables(slots, dim, optimizer, place, expand)
         return FusedTables(slots, dim, optimizer, place, expand)
@@ -242,7 +268,7 @@ def export_inputs(
     """Return inputs whose tables export."""
 
     def tables(dim: int, *, expand: bool = False) -> nn.Module:
-        return ConcatenatedTables(slots, dim, expand)
+        return ConcatenatedTables(slots, dim, expand) if slots else NoTables(dim)
 
     return ModelInputs(num_dense, tuple(slots), tuple(labels), tables, *query, dense_names)
 

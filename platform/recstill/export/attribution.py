@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import onnx
 import torch
@@ -45,7 +45,7 @@ class Baseline:
         tables = tables_of(model)
         present = torch.ones(1, len(self.vectors)) if tables is None or not tables.expand else torch.zeros(1, len(self.vectors))
         with _answering(tables, self.vectors.unsqueeze(0), present):
-            said: Tensor = model(Batch(dense=self.dense.unsqueeze(0), sparse=cast("Any", None))).logits[label]
+            said: Tensor = model(_looked_up(self.dense.unsqueeze(0))).logits[label]
         return float(said)
 
 
@@ -90,23 +90,29 @@ class AttributionGraph(nn.Module):
     def forward(self, query_dense: Tensor, query_ids: Tensor, item_dense: Tensor, item_ids: Tensor) -> Tensor:
         dense, sparse = self.joined(query_dense, query_ids, item_dense, item_ids)
         tables = tables_of(self.model)
-        ends, moves = [dense], [dense - self.dense_base]
+        ends, bases, places = [], [], []
+        if dense.shape[1]:  # a table may be without numbers, or without categories: what there is none of has no way to go
+            ends, bases, places = [dense], [self.dense_base], [self.of_columns]
         present = dense
         if tables is not None:
-            ends.append(tables(sparse))
-            moves.append(ends[1] - self.vector_base)
+            ends, bases, places = [*ends, tables(sparse)], [*bases, self.vector_base], [*places, self.of_slots]
             present = self._repeated(tables.present(sparse))
+        moves = [end - base for end, base in zip(ends, bases, strict=True)]
+        no_numbers = self._repeated(dense)
 
-        def total(dense: Tensor, *vectors: Tensor) -> Tensor:
+        def total(*inputs: Tensor) -> Tensor:
+            numbers, *vectors = inputs if dense.shape[1] else (no_numbers, *inputs)
             with _answering(tables, *vectors, present):
-                logits: Tensor = self.model(Batch(dense=dense, sparse=cast("Any", None))).logits[self.label]
+                logits: Tensor = self.model(_looked_up(numbers)).logits[self.label]
             return logits.sum()
 
         path = [self._path(end, move) for end, move in zip(ends, moves, strict=True)]
         slopes = torch.func.grad(total, argnums=tuple(range(len(path))))(*path)
-        effects = [self._mean(slope, move) * move for slope, move in zip(slopes, moves, strict=True)]
-        found = effects[0] @ self.of_columns
-        return found if tables is None else found + effects[1].sum(2) @ self.of_slots
+        found: list[Tensor] = []
+        for slope, move, place in zip(slopes, moves, places, strict=True):
+            effect = self._mean(slope, move) * move
+            found.append((effect.sum(2) if effect.dim() > 2 else effect) @ place)
+        return found[0] if len(found) == 1 else found[0] + found[1]
 
     def _path(self, end: Tensor, move: Tensor) -> Tensor:
         """Return (steps * N, ...), every row at every step of its way."""
@@ -172,6 +178,11 @@ def tables_of(model: nn.Module) -> ConcatenatedTables | None:
     if len(found) > 1:
         raise PluginError(f"{type(model).__name__} gives no reasons: it calls `inputs.tables` {len(found)} times, not once.")
     return found[0] if found else None
+
+
+def _looked_up(dense: Tensor) -> Batch:
+    """Return a batch whose tables answer with what is given to them; a model without tables reads no ids."""
+    return Batch(dense=dense, sparse=dense[:, :0].long())
 
 
 @contextlib.contextmanager

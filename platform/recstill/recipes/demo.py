@@ -88,7 +88,8 @@ def _request(platform: Platform, task_name: str) -> dict[str, Any]:
     names = [*spec.groups, endpoint.item_key, *own, *(field.name for field in endpoint.context)]
     names += [endpoint.query_key] if endpoint.query_key else []
     columns = {name: values.tolist() for name, values in snapshot.columns(names, snapshot.rows_of("test")).items()}
-    group = list(zip(*(columns[name] for name in spec.groups), strict=True))
+    keys = [columns[name] for name in spec.groups] or [list(range(len(columns[endpoint.item_key])))]
+    group = list(zip(*keys, strict=True))
     places = [place for place, key in enumerate(group) if key == group[-1]][-10:]
     items = [columns[endpoint.item_key][place] for place in places]
     request: dict[str, Any] = {endpoint.query_key: columns[endpoint.query_key][places[-1]]} if endpoint.query_key else {}

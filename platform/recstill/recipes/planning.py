@@ -93,6 +93,11 @@ def check_plan(run: Run) -> None:
         problems.append(f"prune: student {run.recipe.student.name!r} cannot be pruned: it has no method `prune`")
     for split in set(run.further_splits) - set(run.snapshot.split):
         problems.append(f"distil.{split}: the snapshot has no rows of split `{split}`; ask the task for some in `data`")
+    if run.needs_lists and not run.task.spec.groups and run.task.spec.retrieval is None:
+        problems.append(
+            f"distil.strategies: they compare the rows of a group, and task {run.task.spec.name!r} has no `groups`: name the "
+            "columns that tell lists apart, or take strategies that read rows one by one"
+        )
     if run.further_splits and run.task.spec.retrieval is not None:
         problems.append(f"distil.{run.further_splits[0]}: a retrieval task draws its rows from the catalogue; leave it out")
     for epoch in (e for part in run.recipe.all_teachers.values() for e in part.checkpoints if e > part.training.epochs):

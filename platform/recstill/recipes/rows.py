@@ -163,7 +163,9 @@ class RunRows:
         return {name: values.astype(np.float32) for name, values in columns.items()}
 
     def groups(self, split: str) -> NDArray[np.int64]:
-        """The group of each row of a split."""
+        """The group of each row of a split; of a task without groups each row is one of its own."""
+        if not self.task.groups:
+            return np.arange(len(self.snapshot.rows_of(split)))
         columns = self.snapshot.typed(self.task.groups, self.snapshot.rows_of(split))
         return group_ids(list(columns.values()))
 

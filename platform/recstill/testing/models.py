@@ -12,11 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from recstill.embeddings.tables import load_portable_state, portable_state
+from recstill.embeddings.tables import TableOptimizer, load_portable_state, portable_state, training_inputs
 from recstill.export.graph import INPUTS, Layout, ServingGraph, export_graph
 from recstill.testing.results import Check, check
 from recstill.testing.samples import (
     LABELS,
+    NAMES,
+    QUERY,
+    SLOTS,
     inputs_for_export,
     inputs_for_training,
     sample_batch,
@@ -55,6 +58,7 @@ def _checks(factory: Any, subject: str, options: dict[str, Any]) -> list[Check]:
         "gradients reach every parameter": lambda: _gradients(build()),
         "same seed, same result": lambda: _deterministic(build),
         "learns": lambda: _learns(build()),
+        "reads a table without categories, and one without numbers": lambda: _one_kind(factory, options),
         "saves and loads": lambda: _round_trip(build),
         "exports with the same answers": lambda: _parity(factory, options, build()),
     }
@@ -94,6 +98,26 @@ def _learns(model: nn.Module) -> str | None:
     history = fit(model, rows, lambda o, b: supervised_loss(LABELS, o, b), config, seed=0, evaluate=lambda _: {"score": 0.0})
     first, last = history.epochs[0]["loss"], history.epochs[-1]["loss"]
     return None if last < first else f"the loss went from {first:.4f} to {last:.4f} in 8 epochs"
+
+
+def _one_kind(factory: Any, options: dict[str, Any]) -> str | None:
+    """A model may refuse such a table with a ValueError that says why; it may not break on it."""
+    for names, slots in ((NAMES, ()), ((), SLOTS)):
+        rows = sample_rows(16, names=names, slots=slots)
+        query = (tuple(place for place in QUERY[0] if names), tuple(place for place in QUERY[1] if slots))
+        inputs = training_inputs(len(names), slots, LABELS, TableOptimizer(), query=query, dense_names=names)
+        try:
+            model = factory(inputs, **options)
+        except ValueError as error:
+            if not str(error):
+                raise
+            continue
+        batch = rows.batch(torch.arange(16))
+        loss = supervised_loss(LABELS, model.train()(batch), batch)
+        loss.backward()
+        if not torch.isfinite(loss):
+            return f"its loss is {loss.item()} without {'categories' if names else 'numbers'}"
+    return None
 
 
 def _round_trip(build: Any) -> str | None:

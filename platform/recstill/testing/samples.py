@@ -44,11 +44,17 @@ def inputs_for_export() -> ModelInputs:
     return export_inputs(NUM_DENSE, SLOTS, LABELS, QUERY, NAMES)
 
 
-def sample_rows(num_rows: int = 64, seed: int = 0) -> TensorRows:
-    """Return rows whose click depends on their first dense column, so that there is something to learn."""
+def sample_rows(
+    num_rows: int = 64, seed: int = 0, names: tuple[str, ...] = NAMES, slots: tuple[Slot, ...] = SLOTS
+) -> TensorRows:
+    """Return rows whose click depends on their first dense column, so that there is something to learn.
+
+    names, slots: what the rows have; without names they have no dense columns, without slots no ids.
+    """
     random = np.random.default_rng(seed)
     dense = random.normal(size=(num_rows, NUM_DENSE)).astype(np.float32)
-    ids = np.concatenate([_ids(slot, num_rows, random) for slot in SLOTS], 1)
+    parts = [np.zeros((num_rows, 0), np.int64), *(_ids(slot, num_rows, random) for slot in slots)]
+    ids = np.concatenate(parts, 1)
     labels = {
         "click": (dense[:, 0] > 0).astype(np.float32),
         "grade": random.integers(0, 4, num_rows).astype(np.float32),
@@ -60,7 +66,7 @@ def sample_rows(num_rows: int = 64, seed: int = 0) -> TensorRows:
         "group": (np.arange(num_rows) % 2).astype(np.float32),
     }
     groups = np.where(np.arange(num_rows) < num_rows - 4, np.arange(num_rows) // 8, -1)
-    return TensorRows.build(Encoded(dense, ids), SLOTS, labels, np.arange(num_rows), groups, attributes)
+    return TensorRows.build(Encoded(dense[:, : len(names)], ids), slots, labels, np.arange(num_rows), groups, attributes)
 
 
 def _ids(slot: Slot, num_rows: int, random: np.random.Generator) -> NDArray[np.int64]:

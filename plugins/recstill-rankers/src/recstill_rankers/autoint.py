@@ -51,15 +51,17 @@ class AutoInt(nn.Module):
     ) -> None:
         super().__init__()
         self.tables = inputs.tables(dim)
-        self.dense = nn.Linear(inputs.num_dense, dim)
+        self.dense = nn.Linear(inputs.num_dense, dim) if inputs.num_dense else None
         self.attention = nn.ModuleList(FieldAttention(dim, heads) for _ in range(layers))
-        num_fields = len(inputs.slots) + 1
+        num_fields = len(inputs.slots) + (self.dense is not None)
         self.body = Body(inputs.num_dense + len(inputs.slots) * dim, hidden, dropout)
         self.heads = Heads(self.body.width + num_fields * dim, inputs.labels)
 
     def forward(self, batch: Batch) -> Output:
         embedded = self.tables(batch.sparse)
-        fields = torch.cat([self.dense(batch.dense).unsqueeze(1).to(embedded.dtype), embedded], 1)
+        fields = embedded
+        if self.dense is not None:
+            fields = torch.cat([self.dense(batch.dense).unsqueeze(1).to(embedded.dtype), embedded], 1)
         looks = fields
         for layer in self.attention:
             fields, looks = layer(fields)

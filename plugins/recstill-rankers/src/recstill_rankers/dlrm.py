@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class DLRM(nn.Module):
     """Dense features through a bottom body, dot products of all pairs of vectors, a top body (Naumov et al., 2019).
 
-    hidden: `backbone` (B, last width of `top`), and `layer1` ... of the layers of `top` below it.
+    Without dense features the vectors themselves stand in for the bottom body. hidden: `backbone` (B, last width of `top`), and
+    `layer1` ... of the layers of `top` below it.
     """
 
     def __init__(
@@ -31,21 +32,25 @@ class DLRM(nn.Module):
     ) -> None:
         super().__init__()
         self.tables = inputs.tables(dim)
-        self.bottom = Body(inputs.num_dense, bottom, 0.0)
-        width = self.bottom.width
-        self.to_vector = nn.Linear(width, dim)
-        num_vectors = len(inputs.slots) + 1
+        self.bottom = Body(inputs.num_dense, bottom, 0.0) if inputs.num_dense else None
+        width = len(inputs.slots) * dim if self.bottom is None else dim + self.bottom.width
+        self.to_vector = None if self.bottom is None else nn.Linear(self.bottom.width, dim)
+        num_vectors = len(inputs.slots) + (self.bottom is not None)
         rows, columns = torch.tril_indices(num_vectors, num_vectors, offset=-1)
         self.register_buffer("pairs", rows * num_vectors + columns, persistent=False)
-        self.top = Body(dim + width + len(rows), top, dropout)
+        self.top = Body(width + len(rows), top, dropout)
         self.heads = Heads(self.top.width, inputs.labels)
 
     def forward(self, batch: Batch) -> Output:
-        dense = self.bottom(batch.dense)
-        vector = self.to_vector(dense)
-        vectors = torch.cat([vector.unsqueeze(1), self.tables(batch.sparse).to(vector.dtype)], 1)
+        vectors = self.tables(batch.sparse)
+        first = [vectors.flatten(1)]
+        if self.bottom is not None and self.to_vector is not None:
+            dense = self.bottom(batch.dense)
+            vector = self.to_vector(dense)
+            first = [vector, dense]
+            vectors = torch.cat([vector.unsqueeze(1), vectors.to(vector.dtype)], 1)
         dots = torch.bmm(vectors, vectors.transpose(1, 2)).flatten(1).index_select(1, self.pairs)
-        said = self.top.layers(torch.cat([vector, dense, dots.to(vector.dtype)], 1))
+        said = self.top.layers(torch.cat([*first, dots.to(first[0].dtype)], 1))
         return Output(logits=self.heads(said["backbone"]), hidden=said)
 
     def prune(self, share: float) -> dict[str, list[int]]:
