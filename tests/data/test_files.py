@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recstill.api.errors import IntegrityError
-from recstill.data.files import new_folder, read_card, read_json, write_card, write_json
+from recstill.data.files import new_folder, read_card, read_json, sha256_of, write_card, write_json
+from recstill.registry.artifacts import Artifacts
+from recstill.settings import Settings
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 2**60) | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -72,3 +74,26 @@ def test_a_full_disk_is_said_and_leaves_the_old_file_and_nothing_else(full_disk:
         (folder / "big").write_bytes(b"x" * 100_000)
     assert [path.name for path in full_disk.iterdir()] == ["a.json"]
     assert read_json(full_disk / "a.json") == {"a": 1}
+
+
+def test_an_artifact_that_does_not_fit_leaves_nothing(full_disk: Path, tmp_path: Path) -> None:
+    artifacts = Artifacts(Settings(tmp_path, "", str(full_disk / "artifacts"), tmp_path))
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    (folder / "small").write_bytes(b"x" * 20_000)
+    (folder / "weights").write_bytes(b"x" * 100_000)
+    write_manifest_of(folder)
+    with pytest.raises(OSError, match="The disk is full"):
+        artifacts.put(folder)
+    assert [path for path in full_disk.rglob("*") if path.is_file()] == []
+    (folder / "weights").write_bytes(b"x")
+    write_manifest_of(folder)
+    stored = artifacts.get(artifacts.put(folder))
+    assert sorted(path.name for path in stored.iterdir()) == ["manifest.json", "small", "weights"]
+    (stored / "manifest.json").write_text("{}")
+    with pytest.raises(IntegrityError, match=r"manifest\.json was changed"):
+        artifacts.get(stored.name)
+
+
+def write_manifest_of(folder: Path) -> None:
+    write_json(folder / "manifest.json", {name: sha256_of(folder / name) for name in ("small", "weights")})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 import torch
 
 from recstill.api import Batch, DataError, IntegrityError
+from recstill.data.files import read_card, write_card
 from recstill.distillation.signals import CatalogueSignals, Committee, LiveSignals, RowSignals, age_in_days, open_signals
 from recstill.distillation.store import SignalKey, SignalStore, list_stores
 
@@ -113,15 +113,15 @@ def test_another_schema_key_snapshot_or_byte_is_refused(store: SignalStore) -> N
     with pytest.raises(DataError, match="scored on other rows than snapshot snap"):
         open_signals(store, "changed")
     path = store.folder / "signals.json"
-    card = json.loads(path.read_text())
+    card = read_card(path)
     for change, words in (
         ({"schema": 99}, "schema 99; this version reads"),
         ({"teacher": "teacher:2"}, "holds signals of teacher:2"),
     ):
-        path.write_text(json.dumps(card | change))
+        write_card(path, card | change)
         with pytest.raises(DataError, match=words):
             open_signals(store, "abc")
-    path.write_text(json.dumps(card))
+    write_card(path, card)
     part = store.folder / "rows-00000.parquet"
     part.write_bytes(part.read_bytes()[:-1] + b"!")
     with pytest.raises(IntegrityError, match="was changed"):

@@ -9,7 +9,7 @@ import pytest
 
 from recstill.api import BundleError, FeatureError
 from recstill.data.bundle import open_bundle
-from recstill.data.files import read_json, write_json
+from recstill.data.files import read_card, read_json, write_card, write_json
 from recstill.data.packed import current_version, open_store
 from recstill.recipes.platform import Platform
 from recstill.recipes.stages import RunResult
@@ -61,10 +61,10 @@ def test_a_manifest_that_is_wrong_or_absent_is_refused(bundle: Path) -> None:
 
 def test_a_feature_that_is_missing_online_stops_the_server_at_start(platform: Platform, bundle: Path, tmp_path: Path) -> None:
     online = Path(shutil.copytree(current_version(platform.settings.folder("online")), tmp_path / "online"))
-    meta = read_json(online / "online.json")
+    meta = read_card(online / "online.json")
     del meta["views"]["product_history"]["features"]["p_price"]
     meta["views"].pop("household_favourites")
-    write_json(online / "online.json", meta)
+    write_card(online / "online.json", meta)
     with pytest.raises(FeatureError) as caught:
         Scorer("ads:1", bundle, open_store(online))
     for words in ("product_history:p_price is missing online", "'household_favourites' is not online", "features materialize"):

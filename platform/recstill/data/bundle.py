@@ -84,7 +84,7 @@ def open_bundle(folder: Path) -> Manifest:
                 "which type each value is. Run its recipe again."
             )
         manifest = Manifest(**content)
-    except (ValidationError, ValueError, TypeError) as error:
+    except (ValidationError, ValueError, TypeError, AttributeError, IntegrityError) as error:
         raise BundleError(f"{folder / MANIFEST} is not a manifest of format {FORMAT}: {error}") from error
     try:
         for name, digest in manifest.files.items():

@@ -13,7 +13,7 @@ import numpy as np
 
 from recstill.api.errors import FeatureError
 from recstill.data.columns import Column, Columns, Lists, Typed, Values, as_column, item_type
-from recstill.data.files import check_sha256, read_json, sha256_of, write_json
+from recstill.data.files import check_sha256, read_card, read_json, sha256_of, write_json
 from recstill.data.keys import check_category, fold_keys, to_keys
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def open_store(folder: Path, views: Sequence[str] | None = None) -> PackedStore:
     """Verify and map a version. Raise IntegrityError if a file was changed, FeatureError for one of another format."""
     if not (folder / "online.json").is_file():
         raise FeatureError(f"{folder} holds no online features. Run `recstill features materialize`.")
-    meta = read_json(folder / "online.json")
+    meta = read_card(folder / "online.json", "Run `recstill features materialize` again.")
     opened = {}
     for name, card in meta["views"].items():
         if views is not None and name not in views:
@@ -213,4 +213,4 @@ def current_version(root: Path) -> Path:
     """Return the folder of the version to serve."""
     if not (root / "current.json").is_file():
         raise FeatureError("Nothing is materialized yet. Run `recstill features materialize`.")
-    return root / str(read_json(root / "current.json")["version"])
+    return root / str(read_card(root / "current.json", "Run `recstill features materialize` again.")["version"])

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recstill.api.errors import UnknownNameError
+from recstill.api.errors import IntegrityError, UnknownNameError
 from recstill.data.arrow import logical_type, plain_table, typed_column, typed_columns
-from recstill.data.files import check_sha256, new_folder, read_json, sha256_of, write_json
+from recstill.data.files import check_sha256, new_folder, read_card, sha256_of, write_card
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -81,16 +81,28 @@ def write_snapshot(table: pa.Table, meta: Mapping[str, Any], root: Path) -> Snap
         card["splits"] = {name: int(np.sum(split == name)) for name in SPLITS}
         with new_folder(root / snapshot_id) as folder:
             (Path(temporary) / "rows.parquet").rename(folder / "rows.parquet")
-            write_json(folder / "snapshot.json", card)
+            write_card(folder / "snapshot.json", card)
     return Snapshot(root / snapshot_id, card)
 
 
 def open_snapshot(snapshot_id: str, root: Path) -> Snapshot:
-    """Open and verify a snapshot. Raise IntegrityError if a byte of its rows differs."""
+    """Open and verify a snapshot. Raise IntegrityError if a byte of its rows or its card differs."""
     folder = root / snapshot_id
     if not (folder / "snapshot.json").is_file():
         known = [path.parent.name for path in root.glob("*/snapshot.json")]
         raise UnknownNameError("snapshot", snapshot_id, known, "Make one with `recstill data snapshot`.")
-    meta = read_json(folder / "snapshot.json")
-    check_sha256(folder / "rows.parquet", meta["sha256"], f"Delete {folder} and run `recstill data snapshot`.")
+    meta = open_card(folder)
+    check_sha256(folder / "rows.parquet", meta["sha256"], _way_out(folder))
     return Snapshot(folder, meta)
+
+
+def open_card(folder: Path) -> dict[str, Any]:
+    """Return the card of a snapshot. Raise IntegrityError if it was changed, or is another's: the id names the rows' digest."""
+    card = read_card(folder / "snapshot.json", _way_out(folder))
+    if card.get("id") != folder.name or not folder.name.endswith(f"-{str(card.get('sha256'))[:12]}"):
+        raise IntegrityError(f"{folder / 'snapshot.json'} is the card of another snapshot. {_way_out(folder)}")
+    return card
+
+
+def _way_out(folder: Path) -> str:
+    return f"Delete {folder} and run `recstill data snapshot`."

@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recstill.api.errors import DataError
-from recstill.data.files import check_sha256, new_folder, read_json, sha256_of, write_json
+from recstill.api.errors import DataError, IntegrityError
+from recstill.data.files import check_sha256, new_folder, read_card, sha256_of, write_card
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,15 +48,16 @@ class SignalKey:
 class SignalStore:
     """The signals of one key, for appending and reading."""
 
-    def __init__(self, key: SignalKey, root: Path) -> None:
-        self.key, self.folder = key, key.folder(root)
+    def __init__(self, key: SignalKey, root: Path, folder: Path | None = None) -> None:
+        """folder: where they were found, if not by their key."""
+        self.key, self.root, self.folder = key, root, folder or key.folder(root)
 
     @property
     def card(self) -> dict[str, Any] | None:
         """The card, or None if nothing was scored. Raise DataError if it is of another schema or key."""
         if not (self.folder / "signals.json").is_file():
             return None
-        card = dict(read_json(self.folder / "signals.json"))
+        card = read_card(self.folder / "signals.json", f"Delete {self.folder} and score again.")
         if card.get("schema") != SCHEMA:
             raise DataError(
                 f"{self.folder} has signal schema {card.get('schema')}; this version reads {SCHEMA}. Delete it and score again."
@@ -65,6 +66,10 @@ class SignalStore:
             raise DataError(
                 f"{self.folder} holds signals of {card['teacher']} for {card['snapshot']}, not of {self.key.teacher} for "
                 f"{self.key.snapshot}. Delete it and score again."
+            )
+        if self.key.folder(self.root) != self.folder:
+            raise DataError(
+                f"{self.folder} holds signals that belong in {self.key.folder(self.root)}: it was moved or changed."
             )
         return card
 
@@ -90,7 +95,7 @@ class SignalStore:
         if card is None:
             key = {"task": self.key.task, "teacher": self.key.teacher, "snapshot": self.key.snapshot}
             card = {"schema": SCHEMA, **key, **facts, "parts": {}, "complete": False}
-            write_json(self.folder / "signals.json", card)
+            write_card(self.folder / "signals.json", card)
         for path in self.folder.glob("*.parquet*"):
             if path.name not in card["parts"]:  # written by a process that died before it could say so
                 path.unlink()
@@ -123,13 +128,13 @@ class SignalStore:
         if event_times is not None and len(event_times):
             entry |= {"first_event": str(event_times.min()), "last_event": str(event_times.max())}
         card["parts"][name] = entry
-        write_json(self.folder / "signals.json", card)
+        write_card(self.folder / "signals.json", card)
 
     def seal(self) -> None:
         """Say that all rows are scored."""
         card = self.card
         assert card is not None
-        write_json(self.folder / "signals.json", {**card, "complete": True})
+        write_card(self.folder / "signals.json", {**card, "complete": True})
 
     def read(self, prefix: str) -> dict[str, NDArray[Any]] | None:
         """Return the columns of the parts whose names begin with `prefix`, memory-mapped; None if there is no such part.
@@ -150,9 +155,9 @@ class SignalStore:
         if not _is_whole(folder):
             shutil.rmtree(folder, ignore_errors=True)  # it can be made again from the parts
             with new_folder(folder) as temporary:
-                write_json(temporary / _ARRAYS, _lay_out([self.folder / name for name in names], temporary))
+                write_card(temporary / _ARRAYS, _lay_out([self.folder / name for name in names], temporary))
         # Copy on write: torch wants arrays that it could write to, and nobody does.
-        return {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in read_json(folder / _ARRAYS)}
+        return {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in read_card(folder / _ARRAYS)}
 
     @property
     def num_bytes(self) -> int:
@@ -161,18 +166,27 @@ class SignalStore:
 
 
 def list_stores(root: Path) -> list[SignalStore]:
-    """Return every set of signals below the root whose card can be read."""
-    stores = []
-    for path in sorted(root.glob("*/*/*/signals.json")):
-        card = read_json(path)
-        stores.append(SignalStore(SignalKey(card["task"], card["teacher"], card["snapshot"]), root))
-    return stores
+    """Return every set of signals below the root, by the folder it lies in; `card` raises where it cannot be read."""
+    return [SignalStore(_key_of(path), root, path.parent) for path in sorted(root.glob("*/*/*/signals.json"))]
+
+
+def _key_of(path: Path) -> SignalKey:
+    try:
+        card = read_card(path)
+        return SignalKey(str(card["task"]), str(card["teacher"]), str(card["snapshot"]))
+    except (IntegrityError, KeyError):
+        task, teacher, snapshot = path.parts[-4:-1]
+        return SignalKey(task, teacher, snapshot)
 
 
 def _is_whole(folder: Path) -> bool:
     if not (folder / _ARRAYS).is_file():
         return False
-    files = {folder / f"{name}.npy": digest for name, digest in read_json(folder / _ARRAYS).items()}
+    try:
+        arrays = read_card(folder / _ARRAYS)
+    except IntegrityError:
+        return False
+    files = {folder / f"{name}.npy": digest for name, digest in arrays.items()}
     return all(path.is_file() and sha256_of(path) == digest for path, digest in files.items())
 
 

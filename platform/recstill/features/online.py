@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from recstill.api.errors import FeatureError
 from recstill.data.arrow import typed_columns
-from recstill.data.files import new_folder, read_json, write_json
+from recstill.data.files import new_folder, read_card, write_card
 from recstill.data.packed import PackedStore, open_store, write_view
 from recstill.data.versions import CARD, next_name, prune
 from recstill.features.newest import EPOCH, has_data, latest_event, newest
@@ -33,6 +33,7 @@ def materialize(
     until: datetime,
     progress: Callable[[str], None],
     names: Collection[str] | None = None,
+    damaged: Mapping[str, str] | None = None,
 ) -> PackedStore:
     """Bring the online store to `until` and write a packed version of it below `root`; both say the same values.
 
@@ -40,8 +41,10 @@ def materialize(
     whose data is not here keeps the values of the current version, with the moment that they are of; `meta["failed"]` says
     why a view failed. The version becomes current only when it is whole. Killed at any moment, the older version stays in
     place. Call it for one root in one process at a time.
+    damaged: by view, what is wrong with its source; it counts as failed.
     Raise FeatureError if no view could be brought to `until`.
     """
+    damaged = damaged or {}
     _check_moment(until)
     online = [view for view in all_views(store) if view.availability == "request"]
     chosen = [view for view in online if names is None or view.name in names]
@@ -55,6 +58,8 @@ def materialize(
         for view in here:
             progress(view.name)
             try:
+                if view.name in damaged:
+                    raise FeatureError(damaged[view.name])
                 cards[view.name] = _bring(store, view, until, folder, progress)
             except Exception as error:  # whatever a source or a store raises: one view does not stop the others
                 failed[view.name] = f"{type(error).__name__}: {error}" if not isinstance(error, FeatureError) else str(error)
@@ -64,8 +69,8 @@ def materialize(
             raise FeatureError("No view could be materialized:\n" + "\n".join(f"  - {n}: {w}" for n, w in failed.items()))
         _carry_over([view for view in online if view.name not in cards], root, folder, cards, progress)
         meta = {"version": version, "as_of": until.isoformat(), "views": cards, "failed": failed}
-        write_json(folder / CARD, meta)
-    write_json(root / "current.json", {"version": version})
+        write_card(folder / CARD, meta)
+    write_card(root / "current.json", {"version": version})
     prune(root, root / version)
     return open_store(root / version)
 
@@ -92,8 +97,8 @@ def _carry_over(views: list[View], root: Path, folder: Path, cards: dict[str, An
     """Take from the current version what is not made anew, where it still is what the view promises."""
     if not (root / "current.json").is_file():
         return
-    current = root / str(read_json(root / "current.json")["version"])
-    meta = read_json(current / CARD) if (current / CARD).is_file() else {"views": {}}
+    current = root / str(read_card(root / "current.json")["version"])
+    meta = read_card(current / CARD) if (current / CARD).is_file() else {"views": {}}
     for view in views:
         card = meta["views"].get(view.name)
         if card is None:

@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from pydantic import ValidationError
 
-from recstill.api.errors import ConfigError, DataError
+from recstill.api.errors import ConfigError, DataError, IntegrityError
 from recstill.data.arrow import check_columns
 from recstill.data.fetch import open_raw
-from recstill.data.files import read_json
-from recstill.data.snapshot import Snapshot, open_snapshot, write_snapshot
+from recstill.data.snapshot import Snapshot, open_card, open_snapshot, write_snapshot
 from recstill.features.featureset import FeatureSet
 from recstill.recipes.config import MixedConfig
-from recstill.recipes.features import build_sources, ensure_features, open_store
+from recstill.recipes.features import (
+    build_sources,
+    damaged_sources,
+    ensure_features,
+    open_store,
+    write_training_sources,
+)
 from recstill.recipes.label_checks import unknown_labels
 from recstill.recipes.mixing import with_mixed
 from recstill.recipes.reviews import reviews_digest, with_reviews
@@ -76,9 +81,12 @@ def make_snapshot(
         say(f"{reviewed:,} rows without an outcome take the label that a person decided")
     joined = rows
     if features.views:
-        task.write_training_sources(raw, rows, platform.settings.folder("sources", dataset.name))
+        write_training_sources(platform, task, raw, rows)
         say(f"joining {len(rows):,} rows with {len(features.features)} features of {service}, point in time")
-        joined = join_features(open_store(platform), rows, features, task.spec.derived_keys)
+        store = open_store(platform)
+        for problem in damaged_sources(platform, store, [view.name for view in features.views]).values():
+            raise IntegrityError(problem)
+        joined = join_features(store, rows, features, task.spec.derived_keys)
     if mixed is not None:
         joined = with_mixed(joined, task.spec, mixed)
     meta = {
@@ -116,10 +124,10 @@ def _rows(task: Task, raw: Path, options: BaseModel, dataset: Dataset) -> pa.Tab
 
 def is_current(platform: Platform, task: Task, snapshot_id: str) -> bool:
     """Say whether a snapshot was made of the data set as it is offered now, and has the columns that the task reads now."""
-    path = platform.settings.folder("snapshots", snapshot_id) / "snapshot.json"
-    if not path.is_file():
+    folder = platform.settings.home / "snapshots" / snapshot_id
+    if not (folder / "snapshot.json").is_file():
         return False
-    meta, spec = read_json(path), task.spec
+    meta, spec = open_card(folder), task.spec
     read = {feature.name for feature in spec.features if feature.view in ("key", "context", "row")}
     read |= {label.name for label in spec.labels} | set(spec.attributes)
     if meta["dataset"] != _dataset_facts(platform.dataset_of(task)) or not read <= set(meta["columns"]):
@@ -153,5 +161,5 @@ def snapshot_for(
 
 
 def _mixed_of(folder: Path) -> MixedConfig | None:
-    found = read_json(folder / "snapshot.json").get("mixed")
+    found = open_card(folder).get("mixed")
     return None if found is None else MixedConfig.model_validate(found)

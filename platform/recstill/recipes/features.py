@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,18 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from recstill.api.errors import FeatureError, UnknownNameError
+from recstill.api.errors import FeatureError, IntegrityError, UnknownNameError
 from recstill.data.fetch import open_raw, raw_folder
-from recstill.data.files import read_json, write_json
+from recstill.data.files import check_sha256, read_card, sha256_of, write_card
 from recstill.recipes.feature_scope import Scope, named, users_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
+    import pyarrow as pa
     from feast import FeatureStore
     from feast.repo_contents import RepoContents
 
-    from recstill.api.task import Dataset
+    from recstill.api.task import Dataset, Task
     from recstill.features.apply import Change
     from recstill.features.verify import ViewCheck
     from recstill.recipes.platform import Platform
@@ -37,12 +39,67 @@ def build_sources(platform: Platform, dataset: Dataset) -> bool:
         "sources_version": dataset.sources_version,
         "raw": str(raw_folder(dataset, platform.settings.cache)),
     }
-    if (folder / "built.json").is_file() and read_json(folder / "built.json") == stamp:
-        return False
-    (folder / "built.json").unlink(missing_ok=True)
-    dataset.build_sources(open_raw(dataset, platform.settings.cache), folder)
-    write_json(folder / "built.json", stamp)
+    if (folder / "built.json").is_file():
+        built = read_card(folder / "built.json", _rebuild(folder))
+        if {name: built.get(name) for name in stamp} == stamp and "files" in built:
+            return False
+        (folder / "built.json").unlink()
+    with _aside(folder) as made:
+        dataset.build_sources(open_raw(dataset, platform.settings.cache), made)
+        _take_in(made, folder, stamp)
     return True
+
+
+def write_training_sources(platform: Platform, task: Task, raw: Path, rows: pa.Table) -> None:
+    """Write the sources that a task makes of its rows, and note their digests."""
+    folder = platform.settings.folder("sources", task.spec.dataset)
+    with _aside(folder) as made:
+        task.write_training_sources(raw, rows, made)
+        _take_in(made, folder, read_card(folder / "built.json", _rebuild(folder)))
+
+
+def damaged_sources(platform: Platform, store: FeatureStore, views: Collection[str]) -> dict[str, str]:
+    """Compare the sources of views that recstill built with their digests; return what is wrong, by view."""
+    problems, checked = {}, dict[Path, str]()
+    for name in views:
+        path = Path(getattr(store.get_feature_view(name).batch_source, "path", ""))
+        if path.is_relative_to(platform.settings.home / "sources"):
+            if path not in checked:
+                checked[path] = _problem_of(path)
+            if checked[path]:
+                problems[name] = checked[path]
+    return problems
+
+
+def _problem_of(path: Path) -> str:
+    folder = path.parent
+    try:
+        files = read_card(folder / "built.json", _rebuild(folder)).get("files", {}) if (folder / "built.json").is_file() else {}
+        if path.name in files:
+            check_sha256(path, files[path.name], _rebuild(folder))
+    except IntegrityError as error:
+        return str(error)
+    return ""
+
+
+@contextmanager
+def _aside(folder: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        yield Path(temporary)
+
+
+def _take_in(made: Path, folder: Path, card: dict[str, Any]) -> None:
+    """Move files where sources are read and note their digests; a kill in between leaves files that no digest speaks of."""
+    files = {path.name: sha256_of(path) for path in sorted(made.iterdir())}
+    if others := {name: digest for name, digest in card.get("files", {}).items() if name not in files}:
+        write_card(folder / "built.json", {**card, "files": others})
+    for name in files:
+        (made / name).replace(folder / name)
+    write_card(folder / "built.json", {**card, "files": {**others, **files}})
+
+
+def _rebuild(folder: Path) -> str:
+    return f"Delete {folder} and run `recstill features apply`, which builds it again."
 
 
 def open_store(platform: Platform) -> FeatureStore:
@@ -154,8 +211,10 @@ def materialize_features(
         raise UnknownNameError("feature view", strange[0], applied, "Is it applied? `recstill features apply`.")
     _check_place(platform, store)
     with _alone(platform, "materialize"):
-        moment = until or latest_event(store, scope.views)
-        packed = materialize(store, platform.settings.folder("online"), moment, say, scope.views)
+        chosen = applied if scope.views is None else sorted(scope.views)
+        damaged = damaged_sources(platform, store, chosen)
+        moment = until or latest_event(store, [name for name in chosen if name not in damaged] or chosen)
+        packed = materialize(store, platform.settings.folder("online"), moment, say, scope.views, damaged)
     with platform.registry.transaction() as session:
         platform.registry.audit(session, "features.materialize", "features", version=packed.version, as_of=packed.meta["as_of"])
     return {
@@ -222,7 +281,7 @@ def _freshness(platform: Platform, view: str, declared: str) -> str:
     current = platform.settings.home / "online" / "current.json"
     if not current.is_file():
         return f"{declared}; not online"
-    meta = read_json(current.parent / str(read_json(current)["version"]) / "online.json")
+    meta = read_card(current.parent / str(read_card(current)["version"]) / "online.json")
     return f"{declared}; as of {meta['as_of'][:10]}" if view in meta["views"] else declared
 
 

@@ -15,10 +15,11 @@ from starlette.routing import Route
 from recstill.api.errors import FeatureError, IntegrityError, RequestError
 from recstill.api.task import TaskSpec
 from recstill.data.columns import Column
-from recstill.data.files import check_sha256, read_json
+from recstill.data.files import read_json
 from recstill.data.packed import open_store
 from recstill.data.versions import hold, standing
 from recstill.serving import telemetry
+from recstill.serving.cards import check_card, check_online, read_models
 from recstill.serving.decision_log import DecisionLog
 from recstill.serving.decisions import Reasons, decided
 from recstill.serving.openapi import openapi
@@ -41,7 +42,9 @@ class Service:
     def __init__(self, models: Path, decisions: Path) -> None:
         self.models, self.decisions = models, decisions
         self.log: DecisionLog | None = None
-        self.cards: dict[str, dict[str, Any]] = {card["task"]: card for card in read_json(models / "models.json")}
+        self.cards: dict[str, dict[str, Any]] = {card["task"]: card for card in read_models(models)[0]}
+        for card in self.cards.values():
+            check_card(models, card)
         self.tasks = {
             name: TaskSpec(**read_json(models / card["bundle"] / "manifest.json")["task"]) for name, card in self.cards.items()
         }
@@ -70,6 +73,7 @@ class Service:
         raise misfits[0] if misfits else FeatureError(f"{online} holds no online features, and nothing beside it does.")
 
     def _load_from(self, online: Path) -> None:
+        check_online(self.models, online)
         for task, card in self.cards.items():
             folder = self.models / card["bundle"]
             views = [view["name"] for view in read_json(folder / "manifest.json")["features"]["views"]]
@@ -85,9 +89,8 @@ class Service:
         """Return the checked file of item vectors that the bento brings, if they are of the features that are online."""
         if card.get("vectors_of") != online:
             return None
-        path = self.models / card["vectors"]
-        check_sha256(path, card["vectors_sha256"], "Package the version again.")
-        return path
+        check_card(self.models, card)
+        return self.models / str(card["vectors"])
 
     @property
     def is_ready(self) -> bool:
