@@ -16,11 +16,12 @@ from click.testing import CliRunner
 from recstill.api import ConfigError, DataError, UnknownNameError
 from recstill.cli import cli
 from recstill.data.fetch import fetch
+from recstill.data.files import read_card, write_card
 from recstill.recipes.loading import load_recipe
 from recstill.recipes.platform import Platform
 from recstill.recipes.progress import Progress
 from recstill.recipes.run import plan_recipe, prepare_run, run_recipe
-from recstill.recipes.signals import collect_signals, list_signals, score_recipe, show_signals
+from recstill.recipes.signals import list_signals, score_recipe, show_signals
 from recstill.recipes.sweep import load_experiment, run_sweep, table_of
 from recstill.recipes.tuning import tune
 from recstill.registry.runs import list_runs, metrics_of
@@ -269,13 +270,19 @@ def test_signals_are_listed_shown_scored_and_collected(clicks: Platform) -> None
     with pytest.raises(UnknownNameError, match="Did you mean"):
         show_signals(clicks, reference[:-1])
     orphan = clicks.settings.folder("signals") / "clicks" / "gone-9" / reference.split("/")[2]
-    card = json.loads((Path(facts["folder"]) / "signals.json").read_text())
-    orphan.mkdir(parents=True)
-    (orphan / "signals.json").write_text(json.dumps(card | {"teacher": "gone:9", "parts": {}}))
+    card = read_card(Path(facts["folder"]) / "signals.json")
+    write_card(orphan / "signals.json", card | {"teacher": "gone:9", "parts": {}})
     listed = CliRunner().invoke(cli, ["signals", "list"])
     assert "teacher gone:9 is not registered" in listed.output
-    assert [row["signals"] for row in collect_signals(clicks, dry_run=True)] == [f"clicks/gone:9/{reference.split('/')[2]}"]
-    assert CliRunner().invoke(cli, ["signals", "gc", "--yes"]).exit_code == 0
+    unknown = CliRunner().invoke(cli, ["signals", "gc", "--yes", "--older-than", "0"])
+    assert "teacher gone:9 is not registered, and never was here: it stays" in unknown.output
+    assert orphan.is_dir()
+    with clicks.registry.transaction() as session:  # as if it had been registered, and taken out since
+        clicks.registry.audit(session, "version.add", "gone:9", artifact="")
+    young = CliRunner().invoke(cli, ["signals", "gc", "--yes"])
+    assert "it is new: it stays until it is 1 days old" in young.output
+    assert orphan.is_dir()
+    assert CliRunner().invoke(cli, ["signals", "gc", "--yes", "--older-than", "0"]).exit_code == 0
     assert not orphan.exists()
     assert Path(facts["folder"]).is_dir()
 
@@ -284,21 +291,21 @@ def test_thin_or_old_signals_are_refused(clicks: Platform) -> None:
     quick = [*QUICK, "teacher.version=clicks-teacher:1", "student.training.learning_rate=0.004"]
     run_recipe(clicks, "biased", quick)
     folder = next(clicks.settings.folder("signals").glob("clicks/clicks-teacher-1/*"))
-    card = json.loads((folder / "signals.json").read_text())
+    card = read_card(folder / "signals.json")
     old = json.loads(json.dumps(card))
     for part in old["parts"].values():
         part["scored_at"] = "2020-01-01T00:00:00+00:00"
-    (folder / "signals.json").write_text(json.dumps(old))
+    write_card(folder / "signals.json", old)
     with pytest.raises(DataError, match=r"days old, the recipe allows 30 \(max_age_days\)"):
         run_recipe(clicks, "biased", [*quick, "distil.max_age_days=30", "student.training.learning_rate=0.005"])
-    (folder / "signals.json").write_text(json.dumps(card))
+    write_card(folder / "signals.json", card)
     with pytest.raises(DataError, match=r"cover 100.0% of the training rows|unfinished"):
-        (folder / "signals.json").write_text(json.dumps(card | {"complete": False}))
+        write_card(folder / "signals.json", card | {"complete": False})
         from recstill.recipes.teaching import open_teachers
 
         run = prepare_run(clicks, *load_recipe(clicks, "biased", quick), Progress())
         open_teachers(run, {"clicks-teacher:1": ("teacher", "teacher")})
-    (folder / "signals.json").write_text(json.dumps(card))
+    write_card(folder / "signals.json", card)
 
 
 def test_a_search_resumes_prunes_and_keeps_every_trial(clicks: Platform) -> None:

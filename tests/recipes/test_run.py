@@ -21,7 +21,7 @@ from recstill.distillation.signals import open_signals
 from recstill.distillation.store import SignalKey, SignalStore
 from recstill.recipes.loading import load_recipe
 from recstill.recipes.platform import Platform
-from recstill.recipes.release import collect_garbage, judge, promote, verify_versions
+from recstill.recipes.release import judge, promote, verify_versions
 from recstill.recipes.run import resume_run, run_recipe
 from recstill.recipes.stages import RunResult
 from recstill.registry.runs import get_run, list_runs, metrics_of
@@ -198,17 +198,6 @@ def test_damaged_or_missing_artifacts_are_found_and_never_promoted(home_copy: Se
     assert "is missing" in states["ads-teacher:1"]
     with pytest.raises(Exception, match="was changed"):
         promote(platform, "ads:1", "champion", "")
-
-
-def test_garbage_collection_keeps_what_versions_name(home_copy: Settings, tmp_path: Path) -> None:
-    platform = Platform.open(home_copy)
-    orphan = tmp_path / "orphan"
-    orphan.mkdir()
-    (orphan / "manifest.json").write_text("{}")
-    digest = platform.artifacts.put(orphan)
-    assert collect_garbage(platform, dry_run=True) == [digest]
-    assert collect_garbage(platform, dry_run=False) == [digest]
-    assert [row["state"] for row in verify_versions(platform, None)] == ["ok", "ok"]
 
 
 def _kill_and_assert_whole(settings: Settings, arguments: list[str], delay: float) -> bool:

@@ -16,6 +16,7 @@ from recstill.cli.demo import demo
 from recstill.cli.doctor import doctor
 from recstill.cli.failures import DEBUG, in_words
 from recstill.cli.features import features
+from recstill.cli.garbage import gc
 from recstill.cli.models import models
 from recstill.cli.narrow import write_what_fits
 from recstill.cli.plugins import plugins
@@ -65,6 +66,7 @@ for command in (
     demo,
     doctor,
     features,
+    gc,
     models,
     package,
     plugins,

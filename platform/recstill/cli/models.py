@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from recstill.cli.garbage import collect, gc_options
 from recstill.cli.output import metric_cell, output_option, show, show_one
 
 
@@ -182,14 +183,7 @@ def export(version: str, folder: Path) -> None:
 
 
 @models.command()
-@click.option("--dry-run", is_flag=True, help="Only show what would go.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-def gc(dry_run: bool, yes: bool) -> None:
-    """Delete stored artifacts that no version names."""
-    from recstill.recipes.platform import Platform
-    from recstill.recipes.release import collect_garbage
-
-    if not dry_run and not yes:
-        click.confirm("Delete artifacts that no version names?", abort=True, err=True)
-    for digest in collect_garbage(Platform.open(), dry_run):
-        click.echo(digest)
+@gc_options
+def gc(dry_run: bool, yes: bool, older_than: float, output: str) -> None:
+    """Delete stored artifacts that this registry knew and no version names any more."""
+    collect(["artifact"], dry_run, yes, older_than, output)

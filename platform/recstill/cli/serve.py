@@ -40,6 +40,8 @@ def serve(versions: tuple[str, ...], bento: Path | None, host: str, port: int, w
     """Serve VERSIONS (ads@champion) over HTTP, with the newest materialized features."""
     import os
 
+    from recstill.recipes.leftovers import hold_bento
+    from recstill.recipes.packaging import check_bento
     from recstill.recipes.packaging import package as build
     from recstill.recipes.packaging import served_versions
     from recstill.recipes.platform import Platform
@@ -48,7 +50,9 @@ def serve(versions: tuple[str, ...], bento: Path | None, host: str, port: int, w
     if bool(versions) == bool(bento):
         raise click.UsageError("Name versions such as ads@champion, or give --bento FOLDER.")
     platform = Platform.open()
-    folder = bento or build(platform, versions)
+    folder = bento or build(platform, versions, reuse=True)
+    check_bento(folder)
+    hold_bento(folder)
     _warn(platform, [card["version"] for card in served_versions(folder)])
     environment = serve_environment(platform, folder, workers)
     hold_online(environment)

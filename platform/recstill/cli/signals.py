@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from recstill.cli.garbage import collect, gc_options
 from recstill.cli.output import output_option, show, show_one
 
 
@@ -48,18 +49,7 @@ def score(recipe: str, overrides: tuple[str, ...]) -> None:
 
 
 @signals.command()
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@output_option
-def gc(dry_run: bool, yes: bool, output: str) -> None:
+@gc_options
+def gc(dry_run: bool, yes: bool, older_than: float, output: str) -> None:
     """Delete signals whose teacher version or snapshot is gone."""
-    from recstill.recipes.platform import Platform
-    from recstill.recipes.signals import collect_signals
-
-    platform = Platform.open()
-    found = collect_signals(platform, dry_run=True)
-    if found and not dry_run:
-        if not yes:
-            click.confirm(f"Delete {len(found)} sets of signals?", abort=True, err=True)
-        found = collect_signals(platform, dry_run=False)
-    show(found, output)
+    collect(["signals"], dry_run, yes, older_than, output)

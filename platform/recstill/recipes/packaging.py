@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import shutil
@@ -18,10 +20,12 @@ from packaging.utils import canonicalize_name
 
 from recstill.api.errors import BundleError
 from recstill.data.bundle import Manifest, open_bundle
-from recstill.data.files import read_json, sha256_of, write_json
+from recstill.data.files import read_card, sha256_of, write_card, write_whole
 from recstill.data.packed import current_version, open_store
+from recstill.recipes.leftovers import mark_bento, marked_bentos
 from recstill.recipes.wheel import build_wheel
 from recstill.registry.versions import find_version
+from recstill.serving.cards import MODELS, check_card, check_online, read_models, write_models
 from recstill.serving.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -47,9 +51,10 @@ _NEEDED = (
 )
 
 
-def package(platform: Platform, references: Sequence[str]) -> Path:
+def package(platform: Platform, references: Sequence[str], *, reuse: bool = False) -> Path:
     """Build a bento of one version per task and return its folder: models, features, wheels, pinned requirements.
 
+    reuse: take the bento that an earlier such call made of the same content, and leave it to `recstill gc` to delete it.
     Raise BundleError for a teacher (it may need privileged features) and for two versions of one task.
     """
     with platform.registry.read() as session:
@@ -62,13 +67,13 @@ def package(platform: Platform, references: Sequence[str]) -> Path:
         manifest = open_bundle(folder)
         name = f"{version.model_name}:{version.number}"
         _check(name, manifest, [card["task"] for card in cards])
-        cards.append({"task": manifest.task.name, "version": name, "bundle": version.artifact[:16]})
+        cards.append({"task": manifest.task.name, "version": name, "bundle": version.artifact[:16], "sha256": version.artifact})
         bundles[version.artifact[:16]] = folder
         views |= views_read(manifest)
     online = online_for(platform.settings, views)
     vectors = [_item_vectors(platform.settings, card, bundles[card["bundle"]], online) for card in cards]
     online_name = "" if online is None else online.name
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory(dir=platform.settings.folder("tmp")) as temporary:
         context = Path(temporary)
         for file in deploy_folder().iterdir():
             if file.is_file():
@@ -79,11 +84,28 @@ def package(platform: Platform, references: Sequence[str]) -> Path:
             if kept is not None:
                 card.update(vectors=kept.name, vectors_of=online_name, vectors_sha256=sha256_of(kept))
                 shutil.copyfile(kept, context / "models" / kept.name)
-        write_json(context / "models" / "models.json", cards)
         _copy_views(online, context / "online", views)
+        write_models(context / "models", cards, sha256_of(context / "online" / "online.json"))
         wheel = build_wheel("recstill", context / "wheels")
         _write_requirements(context, wheel)
-        return _build(platform.settings, context, "-".join(card["task"] for card in cards))
+        name = "-".join(card["task"] for card in cards)
+        return _find_or_build(platform.settings, context, name) if reuse else _build(platform.settings, context, name)
+
+
+def _find_or_build(settings: Settings, context: Path, name: str) -> Path:
+    """Return the bento that was made of the files in `context`, if all of them are there as they were; else build it."""
+    files = {str(path.relative_to(context)): sha256_of(path) for path in sorted(context.rglob("*")) if path.is_file()}
+    content = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    for bento in marked_bentos(settings, content):
+        if all(_has_digest(bento / "src" / file, digest) for file, digest in files.items()):
+            return bento
+    bento = _build(settings, context, name)
+    mark_bento(bento, content)
+    return bento
+
+
+def _has_digest(path: Path, digest: str) -> bool:
+    return path.is_file() and sha256_of(path) == digest
 
 
 def views_read(manifest: Manifest) -> set[str]:
@@ -104,12 +126,12 @@ def _copy_views(online: Path | None, target: Path, views: set[str]) -> None:
     """Write the online features of these views, and of no other: a bento carries nobody's data that it does not read."""
     target.mkdir()
     if online is None:
-        write_json(target / "online.json", {"version": NO_FEATURES, "as_of": None, "views": {}})
+        write_card(target / "online.json", {"version": NO_FEATURES, "as_of": None, "views": {}})
         return
-    meta = read_json(online / "online.json")
+    meta = read_card(online / "online.json")
     for name in sorted(views):
         shutil.copytree(online / name, target / name)
-    write_json(target / "online.json", {**meta, "views": {name: meta["views"][name] for name in sorted(views)}})
+    write_card(target / "online.json", {**meta, "views": {name: meta["views"][name] for name in sorted(views)}})
 
 
 def _item_vectors(settings: Settings, card: dict[str, str], bundle: Path, online: Path | None) -> Path | None:
@@ -121,9 +143,9 @@ def _item_vectors(settings: Settings, card: dict[str, str], bundle: Path, online
     if not kept.is_file():
         index = Scorer(card["version"], bundle, open_store(online)).index
         assert index is not None
-        with kept.with_suffix(".new").open("wb") as file:
-            np.save(file, index.vectors)
-        kept.with_suffix(".new").replace(kept)
+        content = io.BytesIO()
+        np.save(content, index.vectors)
+        write_whole(kept, content.getvalue())
     return kept
 
 
@@ -194,5 +216,17 @@ def _build(settings: Settings, context: Path, name: str) -> Path:
 
 def served_versions(bento: Path) -> list[dict[str, str]]:
     """Return what a bento serves."""
-    cards: list[dict[str, str]] = json.loads((bento / "src" / "models" / "models.json").read_text())
+    cards, _ = read_models(bento / "src" / "models")
     return cards
+
+
+def check_bento(bento: Path) -> None:
+    """Read a bento as its server will. Raise IntegrityError or BundleError, naming the file, if anything in it was changed."""
+    models = bento / "src" / "models"
+    if not (models / MODELS).is_file():
+        raise BundleError(f"{bento} is no bento of recstill: it has no src/models/{MODELS}.")
+    for card in read_models(models)[0]:
+        check_card(models, card)
+        open_bundle(models / card["bundle"])
+    check_online(models, bento / "src" / "online")
+    open_store(bento / "src" / "online")

@@ -8,11 +8,12 @@ from safetensors.torch import save_file
 
 from recstill.api.errors import ConfigError
 from recstill.api.measured import numbers_of
-from recstill.data.bundle import bundle_size, open_bundle
-from recstill.data.files import read_json
+from recstill.data.bundle import MANIFEST, bundle_size, open_bundle
+from recstill.data.files import read_json, sha256_of
 from recstill.data.transform import Transform
 from recstill.export.graph import load_weights
 from recstill.recipes.columns import reads_columns, unpack_columns
+from recstill.registry.known import record_artifact
 from recstill.registry.runs import record_feature_set
 from recstill.registry.versions import NewVersion, add_version, find_version
 
@@ -144,6 +145,8 @@ def _register(
     lineage: Lineage,
     features: dict[str, Any],
 ) -> str:
+    with run.platform.registry.transaction() as session:  # known before it is stored: what is never registered can be collected
+        record_artifact(session, sha256_of(folder / MANIFEST), bundle_size(folder))
     run.platform.artifacts.put(folder)  # before the transaction, so that nobody waits for the upload
     with run.platform.registry.transaction() as session:
         digest = run.platform.artifacts.put(folder)  # again, at no cost unless it was collected as garbage meanwhile

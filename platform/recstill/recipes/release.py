@@ -160,19 +160,6 @@ def describe(platform: Platform, task: Task) -> dict[str, Any]:
     }
 
 
-def collect_garbage(platform: Platform, dry_run: bool) -> list[str]:
-    """Delete stored artifacts that no version names; return their digests."""
-    with platform.registry.transaction() as session:
-        # The write lock is held while deleting, so that no run can register one of them meanwhile.
-        used = {version.artifact for version in list_versions(session)}
-        unused = [digest for digest in platform.artifacts.stored() if digest not in used]
-        if not dry_run:
-            for digest in unused:
-                platform.artifacts.delete(digest)
-            platform.registry.audit(session, "artifacts.gc", "artifacts", deleted=unused)
-    return unused
-
-
 def _find(platform: Platform, reference: str) -> VersionRow:
     with platform.registry.read() as session:
         return find_version(session, reference)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING, Any
 
 from recstill.api.errors import RecstillError, UnknownNameError
 from recstill.data.snapshot import open_snapshot
 from recstill.distillation.signals import age_in_days, open_signals
 from recstill.distillation.store import list_stores
+from recstill.recipes.garbage import why_useless
 from recstill.recipes.loading import load_recipe
 from recstill.recipes.run import begin_run, prepare_run
 from recstill.recipes.stages import taught_versions
 from recstill.recipes.working import working
 from recstill.registry.runs import finish_run
-from recstill.registry.versions import find_version
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,20 +62,6 @@ def score_recipe(platform: Platform, reference: str, overrides: Sequence[str], p
     return [f"{run.task.spec.name}/{version}/{run.snapshot.id}" for version in versions]
 
 
-def collect_signals(platform: Platform, dry_run: bool) -> list[dict[str, Any]]:
-    """Delete signals whose teacher version is not registered any more, or whose snapshot is gone; return them."""
-    gone = []
-    for store in list_stores(platform.settings.folder("signals")):
-        if reason := _why_useless(platform, store):
-            gone.append({"signals": reference_of(store), "reason": reason, "bytes": store.num_bytes})
-            if not dry_run:
-                shutil.rmtree(store.folder)
-    if gone and not dry_run:
-        with platform.registry.transaction() as session:
-            platform.registry.audit(session, "signals.gc", "signals", deleted=[row["signals"] for row in gone])
-    return gone
-
-
 def reference_of(store: SignalStore) -> str:
     """Name a set of signals: task/teacher/snapshot."""
     return f"{store.key.task}/{store.key.teacher}/{store.key.snapshot}"
@@ -94,6 +79,8 @@ def _facts(platform: Platform, store: SignalStore) -> dict[str, Any]:
         card = store.card or {}
     except RecstillError as error:
         return {"state": "unreadable", "rows": "", "coverage": "", "age": "", "bytes": store.num_bytes, "note": str(error)}
+    with platform.registry.transaction() as session:
+        useless = why_useless(platform, session, store)
     parts = card.get("parts", {})
     rows = sum(part["rows"] for name, part in parts.items() if name.startswith("rows"))
     catalogue = card.get("kind") == "catalogue"
@@ -103,16 +90,5 @@ def _facts(platform: Platform, store: SignalStore) -> dict[str, Any]:
         "coverage": "1.000" if catalogue else f"{rows / max(card['num_snapshot_rows'], 1):.3f}",
         "age": f"{age_in_days(card):.1f} days" if parts else "",
         "bytes": f"{store.num_bytes:,}",
-        "note": _why_useless(platform, store),
+        "note": useless,
     }
-
-
-def _why_useless(platform: Platform, store: SignalStore) -> str:
-    try:
-        with platform.registry.read() as session:
-            find_version(session, store.key.teacher.partition("@")[0])
-    except RecstillError:
-        return f"teacher {store.key.teacher} is not registered"
-    if not (platform.settings.folder("snapshots") / store.key.snapshot).is_dir():
-        return f"snapshot {store.key.snapshot} is gone"
-    return ""
