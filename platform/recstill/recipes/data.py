@@ -84,7 +84,7 @@ def make_snapshot(
         write_training_sources(platform, task, raw, rows)
         say(f"joining {len(rows):,} rows with {len(features.features)} features of {service}, point in time")
         store = open_store(platform)
-        for problem in damaged_sources(platform, store, [view.name for view in features.views]).values():
+        for problem in damaged_sources(store, [view.name for view in features.views]).values():
             raise IntegrityError(problem)
         joined = join_features(store, rows, features, task.spec.derived_keys)
     if mixed is not None:

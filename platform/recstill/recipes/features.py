@@ -58,17 +58,11 @@ def write_training_sources(platform: Platform, task: Task, raw: Path, rows: pa.T
         _take_in(made, folder, read_card(folder / "built.json", _rebuild(folder)))
 
 
-def damaged_sources(platform: Platform, store: FeatureStore, views: Collection[str]) -> dict[str, str]:
+def damaged_sources(store: FeatureStore, views: Collection[str]) -> dict[str, str]:
     """Compare the sources of views that recstill built with their digests; return what is wrong, by view."""
-    problems, checked = {}, dict[Path, str]()
-    for name in views:
-        path = Path(getattr(store.get_feature_view(name).batch_source, "path", ""))
-        if path.is_relative_to(platform.settings.home / "sources"):
-            if path not in checked:
-                checked[path] = _problem_of(path)
-            if checked[path]:
-                problems[name] = checked[path]
-    return problems
+    sources = {name: Path(getattr(store.get_feature_view(name).batch_source, "path", None) or "") for name in views}
+    problems = {path: _problem_of(path) for path in set(sources.values())}
+    return {name: problems[path] for name, path in sources.items() if problems[path]}
 
 
 def _problem_of(path: Path) -> str:
@@ -212,7 +206,7 @@ def materialize_features(
     _check_place(platform, store)
     with _alone(platform, "materialize"):
         chosen = applied if scope.views is None else sorted(scope.views)
-        damaged = damaged_sources(platform, store, chosen)
+        damaged = damaged_sources(store, chosen)
         moment = until or latest_event(store, [name for name in chosen if name not in damaged] or chosen)
         packed = materialize(store, platform.settings.folder("online"), moment, say, scope.views, damaged)
     with platform.registry.transaction() as session:
