@@ -41,7 +41,7 @@ def find_garbage(platform: Platform, kinds: Collection[str], grace: timedelta = 
 
     grace: what was changed less long ago stays; a run may be about to register it.
     """
-    with platform.registry.transaction() as session:
+    with platform.registry.read() as session:
         return _find(platform, session, kinds, grace)
 
 

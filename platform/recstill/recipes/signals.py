@@ -79,7 +79,7 @@ def _facts(platform: Platform, store: SignalStore) -> dict[str, Any]:
         card = store.card or {}
     except RecstillError as error:
         return {"state": "unreadable", "rows": "", "coverage": "", "age": "", "bytes": store.num_bytes, "note": str(error)}
-    with platform.registry.transaction() as session:
+    with platform.registry.read() as session:
         useless = why_useless(platform, session, store)
     parts = card.get("parts", {})
     rows = sum(part["rows"] for name, part in parts.items() if name.startswith("rows"))
