@@ -41,9 +41,8 @@ def serve(versions: tuple[str, ...], bento: Path | None, host: str, port: int, w
     import os
 
     from recstill.recipes.leftovers import hold_bento
-    from recstill.recipes.packaging import check_bento
+    from recstill.recipes.packaging import check_bento, served_versions
     from recstill.recipes.packaging import package as build
-    from recstill.recipes.packaging import served_versions
     from recstill.recipes.platform import Platform
     from recstill.recipes.serving import hold_online, serve_command, serve_environment
 
