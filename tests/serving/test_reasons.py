@@ -117,3 +117,40 @@ def test_the_effects_of_all_features_add_up_to_the_score(finished: tuple[Platfor
     logits = np.log(scored.scores["default"] / (1 - scored.scores["default"]))
     assert np.abs(scored.terms.sum(1) + scorer.manifest.attributed_from - logits).max() < 0.05
     assert scorer.score(ScoreRequest(None, ids, {}, rows)).terms is None
+
+
+def test_a_reason_says_the_value_that_it_speaks_of(client: TestClient) -> None:
+    asked = {"applicants": [{**APPLICANTS[0], "education": None}], "explain": True}
+    service = client.app.state.service
+    decision = service.scorers["credit"].task.decision
+    every = decision.model_copy(update={"reasons": 100})
+    scorer = service.scorers["credit"]
+    object.__setattr__(scorer.manifest, "task", scorer.task.model_copy(update={"decision": every}))
+    reasons = {
+        one["feature"]: one["text"] for one in client.post("/v1/risk/score", json=asked).json()["decisions"][0]["reasons"]
+    }
+    object.__setattr__(scorer.manifest, "task", scorer.task)
+    assert reasons["age"].startswith("Age (36) ")
+    assert reasons["education"].startswith("Education (missing) ")
+    snapshot_value = [text for name, text in reasons.items() if name == "credit_limit"]
+    assert "(" in snapshot_value[0], "a value of the feature store"
+
+
+def test_an_applicant_of_whom_nothing_is_known_is_degraded_and_said(client: TestClient) -> None:
+    asked = {"applicants": [{"applicant_id": 10**9}, {"applicant_id": 17, "age": 24}]}
+    body = client.post("/v1/risk/score", json=asked).json()
+    assert body["degraded"] is True
+    assert body["decisions"][0]["remarks"] == ["nothing is known of it: the score is that of missing values"]
+    assert body["decisions"][1]["remarks"] == ["education is missing, which no training row lacked"]
+
+
+def test_a_task_may_refuse_an_applicant_of_whom_nothing_is_known(client: TestClient) -> None:
+    scorer = client.app.state.service.scorers["credit"]
+    task = scorer.task
+    scorer.task = task.model_copy(update={"endpoint": task.endpoint.model_copy(update={"nothing_known": "refuse"})})
+    try:
+        answer = client.post("/v1/risk/score", json={"applicants": [{"applicant_id": 17}, {"applicant_id": 10**9}]})
+    finally:
+        scorer.task = task
+    assert answer.status_code == 422
+    assert answer.json()["error"] == "applicants[1]: nothing is known of it; give at least one of age, education."

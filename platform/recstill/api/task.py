@@ -120,7 +120,9 @@ class EndpointSpec(Spec):
     its Feast entity), and a request is read by these types: digits in a string are the integer where an id is one.
     Items are ids, or objects with features of view `row`. A query key may be optional (a user that is not logged in), or not
     there at all (applicants judged each for itself). catalogue: the request names no items; two-tower models answer it with
-    the best of the whole catalogue, `filters` naming the item features that a request may ask for.
+    the best of the whole catalogue, `filters` naming the item features that a request may ask for. nothing_known: what
+    becomes of an item of which neither the request nor the feature store says anything: scored as such, with a remark and
+    `degraded`, or refused.
     """
 
     path: str
@@ -131,6 +133,7 @@ class EndpointSpec(Spec):
     query_optional: bool = False
     catalogue: bool = False
     filters: tuple[str, ...] = ()
+    nothing_known: Literal["degrade", "refuse"] = "degrade"
     max_items: int = 10_000
     max_id_bytes: int = Field(512, gt=0, description="of an id or a category, in UTF-8")
     max_body_bytes: int = 1_000_000

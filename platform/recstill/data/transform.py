@@ -17,7 +17,7 @@ from recstill.data.keys import WAYS_OUT, check_category, to_keys
 from recstill.data.text import Matcher, buckets_of, crossed, padded
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -44,7 +44,7 @@ class Transform:
     """Fit with `Transform.fit`, then `encode`. Slots are ordered by table, so that tables answer them in order.
 
     types: the logical type of each feature's column, as the schema of the training rows has it. Everything that is encoded
-    later is of that type, or refused.
+    later is of that type, or refused. complete: the features that no training row lacked.
     """
 
     def __init__(
@@ -54,7 +54,9 @@ class Transform:
         tables: Mapping[str, Vocabulary],
         matchers: Mapping[str, Matcher],
         types: Mapping[str, str],
+        complete: Collection[str] = (),
     ) -> None:
+        self.complete = frozenset(complete)
         self.features, self.types = tuple(features), dict(types)
         self.numeric, self.tables, self.matchers = dict(numeric), dict(tables), dict(matchers)
         slots = [(slot, feature) for feature in self.features if (slot := self._slot(feature)) is not None]
@@ -89,7 +91,10 @@ class Transform:
             keys = np.concatenate([to_keys(_items(f, typed[f.name])) for f in members])
             tables[table] = Vocabulary.fit(keys, min(f.min_count for f in members), max(f.oov_buckets for f in members))
         matchers = {f.name: Matcher.fit(typed[f.of[1]].plain()) for f in features if f.kind == "match"}
-        return cls(features, numeric, tables, matchers, {name: column.type for name, column in typed.items()})
+        columns_of = {name: column for name, column in typed.items() if isinstance(column, Column)}
+        complete = [name for name, column in columns_of.items() if not column.is_missing.any()]
+        types = {name: column.type for name, column in typed.items()}
+        return cls(features, numeric, tables, matchers, types, complete)
 
     @property
     def num_dense(self) -> int:
@@ -164,6 +169,7 @@ class Transform:
             {name: vocabulary for name, vocabulary in self.tables.items() if name in tables},
             {name: matcher for name, matcher in self.matchers.items() if name in names},
             {name: kind for name, kind in self.types.items() if name in names},
+            self.complete & names,
         )
 
     def dense_index(self, names: Sequence[str]) -> list[int]:
@@ -202,6 +208,7 @@ class Transform:
                 "features": [feature.model_dump() for feature in self.features],
                 "numeric": {name: asdict(encoder) for name, encoder in self.numeric.items()},
                 "types": self.types,
+                "complete": sorted(self.complete),
                 "tables": {
                     name: {"oov_buckets": vocabulary.oov_buckets, "trained": vocabulary.trained}
                     for name, vocabulary in self.tables.items()
@@ -234,6 +241,7 @@ class Transform:
                 },
                 {f.name: Matcher(keys[f"{f.name}/words"], keys[f"{f.name}/rarity"]) for f in features if f.kind == "match"},
                 spec["types"],
+                spec["complete"],
             )
         except (OSError, KeyError, ValueError) as error:
             raise BundleError(f"The transform in {folder} cannot be read: {error}") from error

@@ -209,7 +209,7 @@ def _facts(scorer: Scorer, items: list[Any], scored: Scored) -> dict[str, Any]:
     flags = {"unknown": scored.unknown_query, "unseen": scored.unseen_query}
     return {
         "model_version": scorer.version,
-        "degraded": bool(scored.missing_views),
+        "degraded": bool(scored.missing_views) or bool(scored.nothing_known.any()),
         **{
             name: {
                 **({query: flags[name]} if query else {}),
@@ -231,7 +231,7 @@ def _remarks(items: list[Any], scored: Scored) -> dict[str, list[str]]:
 
 
 def _count(task: str, scored: Scored) -> None:
-    if scored.missing_views:
+    if scored.missing_views or scored.nothing_known.any():
         telemetry.DEGRADED.labels(task).inc()
         for view, count in scored.missing_views.items():
             telemetry.MISSING.labels(task, view).inc(count)

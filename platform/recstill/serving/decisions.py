@@ -9,6 +9,8 @@ import numpy as np
 from recstill.api.batch import JOINT
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from recstill.data.bundle import Manifest
     from recstill.data.columns import Values
     from recstill.serving.scorer import Scored
@@ -32,8 +34,11 @@ class Reasons:
         titles = {feature.name: feature.title or feature.name for feature in manifest.task.features}
         self.titles = [" together with ".join(titles.get(part, part) for part in name.split(JOINT)) for name in self.names]
 
-    def of(self, terms: Any, count: int) -> list[dict[str, Any]]:
-        """Return the `count` features whose terms (P,) move the log-odds most, with a sentence for each."""
+    def of(self, terms: Any, count: int, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return the `count` features whose terms (P,) move the log-odds most, with a sentence for each.
+
+        values: what the item's features were, by name; those of the query and of crossed views are not said.
+        """
         effects = np.bincount(self.place, terms - self.means, len(self.names))
         order = np.argsort(-np.abs(effects), kind="stable")[:count]
         return [
@@ -41,10 +46,25 @@ class Reasons:
                 "feature": self.names[place],
                 "effect": float(effects[place]),
                 "direction": "up" if effects[place] > 0 else "down",
-                "text": f"{self.titles[place].capitalize()} {_RISES if effects[place] > 0 else _FALLS}.",
+                "text": f"{self._subject(place, values)} {_RISES if effects[place] > 0 else _FALLS}.",
             }
             for place in order.tolist()
         ]
+
+    def _subject(self, place: int, values: Mapping[str, Any]) -> str:
+        """Name a feature, or a pair, with its value where that is known: `Age (24)`."""
+        title = self.titles[place]
+        parts = self.names[place].split(JOINT)
+        if not all(part in values for part in parts):
+            return title[:1].upper() + title[1:]
+        shown = ", ".join(_shown(values[part]) for part in parts)
+        return f"{title[:1].upper()}{title[1:]} ({shown})"
+
+
+def _shown(value: Any) -> str:
+    if value is None or value == "" or value != value:
+        return "missing"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def decided(manifest: Manifest, scored: Scored, items: Values, reasons: Reasons | None) -> list[dict[str, Any]]:
@@ -65,6 +85,7 @@ def decided(manifest: Manifest, scored: Scored, items: Values, reasons: Reasons 
         if place in scored.remarks:
             answer["remarks"] = scored.remarks[place]
         if reasons is not None and scored.terms is not None:
-            answer["reasons"] = reasons.of(scored.terms[place], decision.reasons)
+            values = {name: column[place] for name, column in scored.given.items()}
+            answer["reasons"] = reasons.of(scored.terms[place], decision.reasons, values)
         answers.append(answer)
     return answers

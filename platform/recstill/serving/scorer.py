@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime as ort
 
-from recstill.api.errors import BundleError
+from recstill.api.errors import BundleError, RequestError
 from recstill.api.task import FeatureSpec
 from recstill.data.bundle import ATTRIBUTION, Manifest, open_bundle
-from recstill.data.columns import Column, Lists, column_of
+from recstill.data.columns import column_of
 from recstill.data.transform import Encoded, Transform
 from recstill.serving.catalogue import CatalogueIndex
 from recstill.serving.lookup import FeatureLookup
+from recstill.serving.remarks import Remarks
 from recstill.serving.request import ScoreRequest
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from recstill.data.columns import Columns, Typed, Values
+    from recstill.data.columns import Typed, Values
     from recstill.data.packed import PackedStore
+    from recstill.serving.lookup import Rows
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,9 @@ class Scored:
     unknown: entities without any features. unseen: entities whose id training never saw often enough to learn it; they are
     scored by a hashed id. missing_views: by view, how many rows it lacked. terms: (N, P), what the primary label's logit is the
     sum of, for models that say so; for others, where it is asked for, what each feature adds to it. remarks: by place in the
-    request, what the row brought that training never saw. context_remarks: the same of the context.
+    request, what the row brought, or lacked, that training never saw. context_remarks: the same of the context.
+    nothing_known: items of which neither the request nor the feature store says anything. given: with reasons, the values that
+    the features of the items had, by feature.
     """
 
     scores: Mapping[str, NDArray[np.float32]]
@@ -46,6 +50,8 @@ class Scored:
     terms: NDArray[np.float32] | None = None
     remarks: Mapping[int, list[str]] = field(default_factory=dict)
     context_remarks: Sequence[str] = ()
+    nothing_known: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    given: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
 class Graph:
@@ -107,10 +113,10 @@ class Scorer:
         self.task = self.manifest.task
         self.features = FeatureLookup(self.manifest, self.graph.transform, store)
         self.store = store
-        self._categories = {f.name for f in self.graph.transform.features if f.kind == "categorical"}
         self._id_features = {feature.name for feature in self.graph.transform.features if feature.view == "key"}
         self.types = self.features.types
         self.brought = self._brought()
+        self.remarks = Remarks(self.manifest, self.graph.transform)
         self.index = CatalogueIndex(self, vectors) if self.task.endpoint.catalogue else None
 
     def warm_up(self) -> None:
@@ -128,6 +134,7 @@ class Scorer:
         entity = self.features.entity(request.entity)
         query, missing = self.features.query(entity, request.context)
         items, rows, counts = self.features.items(entity, request.items, request.context, request.rows)
+        empty = self._nothing_known(request, rows)
         found = self.graph.run(query, items)
         terms = found.get("#parts")
         if request.explain and terms is None:
@@ -142,8 +149,10 @@ class Scorer:
             self._unseen(endpoint.item_key, request.items),
             {**(dict.fromkeys(missing, 1) if is_asked else {}), **counts},
             terms,
-            self._remarks({name: request.rows[name] for name in self.manifest.sides.row}),
+            self.remarks.of_items(request.rows, empty),
             self.context_remarks(request.context),
+            empty,
+            self._given(request, rows) if request.explain else {},
         )
 
     def rank(self, request: ScoreRequest) -> tuple[Values, NDArray[np.float32], bool]:
@@ -171,42 +180,32 @@ class Scorer:
             found[key] = FeatureSpec(name=key, view="row", kind="categorical")
         return found
 
+    def _nothing_known(self, request: ScoreRequest, rows: Rows) -> NDArray[np.bool_]:
+        """Say of which items neither the request nor the feature store says anything. Raise RequestError with 422 where the
+        task refuses them. rows: the items' places in the feature store, -1 where it has none."""
+        empty = self.remarks.says_nothing(request.rows, len(request.items))
+        endpoint = self.task.endpoint
+        if self.features.item_view() is not None:
+            empty &= rows < 0
+        if endpoint.item_key in self._id_features:
+            empty &= self._unseen(endpoint.item_key, request.items)
+        if endpoint.nothing_known == "refuse" and empty.any():
+            index = int(np.flatnonzero(empty)[0])
+            fields = ", ".join(sorted(self.manifest.sides.row))
+            raise RequestError(422, f"{endpoint.items_field}[{index}]: nothing is known of it; give at least one of {fields}.")
+        return empty
+
     def context_remarks(self, context: Mapping[str, Any]) -> list[str]:
         """Say which fields of the context lie outside of what training saw."""
-        fields = {spec.name for spec in self.task.endpoint.context} & set(self.manifest.sides.query)
-        given = {name: column for name, column in self.features.context(context).items() if name in fields}
-        return self._remarks(given).get(0, []) if given else []
+        return self.remarks.of_context(self.features.context(context))
 
-    def _remarks(self, columns: Columns) -> dict[int, list[str]]:
-        """Say, by row, which values lie outside of what training saw. They are scored all the same: a number as the nearest
-        one seen, a category as a rare one, or as missing where training had no rare ones."""
-        found: dict[int, list[str]] = {}
-        for name in columns:
-            column = self.graph.transform.column(name, columns)
-            if isinstance(column, Lists):
-                wrong, text = self._unseen_items(name, column)
-            elif name in self.graph.transform.numeric:
-                wrong, text = self._out_of_range(name, column)
-            elif name in self._categories:
-                is_given = ~column.is_missing & (column.values != "" if column.type == "string" else True)
-                wrong = np.flatnonzero(is_given & ~self.graph.transform.knows(name, column))
-                text = f"{name} has a value that training never saw, or hardly ever"
-            else:
-                continue
-            for place in wrong.tolist():
-                found.setdefault(place, []).append(text)
-        return found
-
-    def _out_of_range(self, name: str, column: Column) -> tuple[NDArray[np.int64], str]:
-        low, high = self.graph.transform.numeric[name].seen
-        numbers = column.numbers().astype(np.float64) if column.type != "null" else np.full(len(column), np.nan)
-        text = f"{name} is outside of {low:g} to {high:g}, the values seen in training"
-        return np.flatnonzero((numbers < low) | (numbers > high)), text
-
-    def _unseen_items(self, name: str, lists: Lists) -> tuple[NDArray[np.int64], str]:
-        is_new = ~self.graph.transform.knows(name, lists.items)
-        owner = np.repeat(np.arange(len(lists)), lists.lengths)[is_new]
-        return np.unique(owner), f"{name} has values that training never saw, or hardly ever"
+    def _given(self, request: ScoreRequest, rows: Rows) -> dict[str, list[Any]]:
+        """Return the values of the items' features, as the request or the feature store has them."""
+        values: dict[str, list[Any]] = {}
+        for name in (*self.manifest.sides.row, *self.manifest.sides.items[1]):
+            known = request.rows[name] if name in request.rows else self.features.texts(name, rows)
+            values[name] = known.tolist()
+        return values
 
     def _unseen(self, key: str, ids: Typed | Values) -> NDArray[np.bool_]:
         """Say which ids have no row of their own; none, for a model that does not look at them."""
