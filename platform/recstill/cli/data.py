@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from recstill.api.errors import ConfigError
 from recstill.cli.output import output_option, show, show_one
+
+if TYPE_CHECKING:
+    from recstill.api.task import Dataset
 
 
 @click.group()
@@ -27,7 +31,7 @@ def list_(output: str) -> None:
         {
             "name": name,
             "fetched": (raw_folder(dataset, platform.settings.cache) / "files.json").is_file(),
-            "source": f"{dataset.package}=={dataset.version}",
+            "source": source_of(dataset),
             "licence": dataset.licence,
             "description": dataset.description,
         }
@@ -99,3 +103,12 @@ def show_(snapshot_id: str | None, output: str) -> None:
         rows = list_snapshots(session)
     names = ("id", "task", "num_rows", "feature_service", "created_at")
     show([{name: getattr(row, name) for name in names} for row in rows], output, "no snapshot yet")
+
+
+def source_of(dataset: Dataset) -> str:
+    """Say where the files of a data set come from."""
+    if dataset.package:
+        return f"{dataset.package}=={dataset.version}"
+    if getattr(dataset, "generate", None) is not None:
+        return "generated here"
+    return "your own copy (--from)"
