@@ -9,6 +9,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from recstill.api.errors import ConfigError, DataError, IntegrityError
+from recstill.api.task import FeatureSpec
 from recstill.data.arrow import check_columns
 from recstill.data.fetch import open_raw
 from recstill.data.snapshot import Snapshot, open_card, open_snapshot, write_snapshot
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-    from recstill.api.task import Dataset, Task
+    from recstill.api.task import Dataset, Task, TaskSpec
     from recstill.recipes.platform import Platform
 
 
@@ -100,12 +101,19 @@ def make_snapshot(
         "unknown": unknown,
         "reviews": reviews_digest(platform, task.spec) if unknown else "",
     }
-    check_columns(joined, [f for f in task.spec.features if f.view in _OWN or f.name in features.features], "The rows")
+    check_columns(joined, _read_columns(task.spec, features), "The rows")
     snapshot = write_snapshot(joined, meta, platform.settings.folder("snapshots"))
     with platform.registry.transaction() as session:
         record_snapshot(session, snapshot.meta)
         platform.registry.audit(session, "snapshot.add", snapshot.id, rows=len(joined), service=service)
     return snapshot
+
+
+def _read_columns(spec: TaskSpec, features: FeatureSet) -> list[FeatureSpec]:
+    """The features that the rows hold, and the ids of a request, which are categories whether a model reads them or not."""
+    found = [f for f in spec.features if f.view in _OWN or f.name in features.features]
+    keys = {spec.endpoint.query_key, spec.endpoint.item_key} - {"", *(f.name for f in found)}
+    return found + [FeatureSpec(name=key, view="key", kind="categorical") for key in sorted(keys)]
 
 
 def _rows(task: Task, raw: Path, options: BaseModel, dataset: Dataset) -> pa.Table:

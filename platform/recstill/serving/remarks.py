@@ -73,7 +73,8 @@ class Remarks:
 
     def _out_of_range(self, name: str, column: Column) -> tuple[NDArray[np.int64], str]:
         low, high = self._transform.numeric[name].seen
-        numbers = column.numbers().astype(np.float64) if column.type != "null" else np.full(len(column), np.nan)
+        # As training rounds them: a value that it saw must not lie a rounding beyond it.
+        numbers = column.numbers().astype(np.float32) if column.type != "null" else np.full(len(column), np.nan, np.float32)
         text = f"{name} is outside of {low:g} to {high:g}, the values seen in training"
         return np.flatnonzero((numbers < low) | (numbers > high)), text
 
