@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
+from filelock import FileLock
 
-from recstill.api import ConfigError, DataError, UnknownNameError
+from recstill.api import ConfigError, DataError, RegistryError, UnknownNameError
 from recstill.cli import cli
 from recstill.data.fetch import fetch
 from recstill.data.files import read_card, write_card
@@ -23,7 +24,7 @@ from recstill.recipes.progress import Progress
 from recstill.recipes.run import plan_recipe, prepare_run, run_recipe
 from recstill.recipes.signals import list_signals, score_recipe, show_signals
 from recstill.recipes.sweep import load_experiment, run_sweep, table_of
-from recstill.recipes.tuning import tune
+from recstill.recipes.tuning import name_of, tune
 from recstill.registry.runs import list_runs, metrics_of
 from recstill.registry.trials import list_trials
 from recstill.registry.versions import find_version, lineage_of
@@ -360,6 +361,11 @@ def test_a_search_is_checked_before_its_teacher_trains(clicks: Platform) -> None
         tune(clicks, "biased", QUICK, 1, {"0.nothing": (1.0, 2.0)}, Progress())
     with pytest.raises(ConfigError, match="student.training.epochs is 0"):
         tune(clicks, "biased", [*QUICK, "student.training.epochs=0"], 1, None, Progress())
+    name, recipe = load_recipe(clicks, "biased", QUICK)
+    space = {"0.weight": (1.0, 2.0)}
+    lock = FileLock(clicks.settings.folder("locks") / f"tune-{name_of(name, recipe, space)}.lock")
+    with lock, pytest.raises(RegistryError, match="is being worked on by another process"):
+        tune(clicks, "biased", QUICK, 1, space, Progress())
     with clicks.registry.transaction() as session:
         assert len(list_runs(session)) == before
 

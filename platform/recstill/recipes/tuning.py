@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import optuna
 import torch
+from filelock import FileLock, Timeout
 
-from recstill.api.errors import ConfigError
+from recstill.api.errors import ConfigError, RegistryError
 from recstill.recipes.loading import load_recipe
 from recstill.recipes.planning import check_plan
 from recstill.recipes.run import begin_run, prepare_run
@@ -24,7 +26,7 @@ from recstill.registry.runs import finish_run, list_runs
 from recstill.registry.trials import begin_trial, end_trial, list_trials
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from recstill.recipes.config import Recipe
     from recstill.recipes.platform import Platform
@@ -57,11 +59,33 @@ def tune(
 ) -> Tuned:
     """Run trials until the study has `num_trials`; those of an earlier call count, and so do those that failed. Each trains the
     recipe's student with the first seed; one that lies below the median of the others at the same look is pruned. All are rows
-    of the registry. Raise ConfigError for a space that the strategies do not have, and if every trial failed."""
+    of the registry. Raise ConfigError for a space that the strategies do not have, and if every trial failed; RegistryError if
+    another process works on the study."""
     name, recipe = load_recipe(platform, reference, overrides)
     space = space or default_space(platform, recipe)
     check_search(platform, recipe, space)
-    study = _name_of(name, recipe, space)
+    study = name_of(name, recipe, space)
+    with _alone(platform, study):
+        return _search(platform, name, recipe, space, study, num_trials, progress)
+
+
+@contextmanager
+def _alone(platform: Platform, study: str) -> Iterator[None]:
+    """Hold a study: what it tries next depends on its trials, so two processes would try the same."""
+    lock = FileLock(platform.settings.folder("locks") / f"tune-{study}.lock", timeout=1.0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise RegistryError(f"Study {study} is being worked on by another process.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _search(
+    platform: Platform, name: str, recipe: Recipe, space: Space, study: str, num_trials: int, progress: Progress
+) -> Tuned:
     run, is_new = _run_of(platform, name, recipe, study, progress)
     with working(run, "call `recstill tune` again; it goes on with the trials that there are"):
         if is_new:
@@ -80,7 +104,7 @@ def tune(
     return found
 
 
-def _name_of(name: str, recipe: Recipe, space: Space) -> str:
+def name_of(name: str, recipe: Recipe, space: Space) -> str:
     """The study of a recipe and a space: other numbers are another study."""
     facts = json.dumps([name, recipe.model_dump(mode="json"), sorted(space.items())], sort_keys=True)
     return f"{name}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
