@@ -346,3 +346,12 @@ def test_a_run_that_diverges_stops_there_and_registers_nothing_of_it(folder: Pat
     assert f"Error: {stage}: the term 'y' of the loss is " in output
     assert "lower learning_rate (now 1e+30)" in output
     assert {version.split(":")[0] for version in registered() - before} <= ({"fuzz-teacher"} if role == "student" else set())
+
+
+def test_a_model_whose_last_epoch_was_its_best_is_named_where_runs_are_looked_at(folder: Path) -> None:
+    output = check("run", write(folder, changed("student")))
+    assert "warning: the last epoch of alone-0 was its best; more epochs (now 1) may help" in output
+    run = json.loads(call("runs", "list", "-o", "json").stdout)[0]["id"]
+    assert "The last epoch was the best of pretrain, alone-0, distilled-0" in call("runs", "show", run).output
+    report = Path(call("runs", "report", run).output.strip()).read_text(encoding="utf-8")
+    assert "The last epoch was the best of pretrain, alone-0, distilled-0" in report

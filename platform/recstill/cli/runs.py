@@ -35,6 +35,7 @@ def list_(task: str | None, output: str) -> None:
 def show_(run_id: str, output: str) -> None:
     """Show the run RUN_ID and its metrics."""
     from recstill.recipes.platform import Platform
+    from recstill.recipes.remarks import remarks_of
     from recstill.recipes.working import status_of
     from recstill.registry.runs import get_run, metrics_of
 
@@ -53,6 +54,8 @@ def show_(run_id: str, output: str) -> None:
     for subject, values in metrics.items():
         form = spread_json if output == "json" else spread_text
         found[subject] = {name: form(*value) for name, value in sorted(values.items())}
+    if remarks := remarks_of(platform.settings.home / "runs" / row.id):
+        found["remarks"] = remarks
     show_one(found, output)
 
 

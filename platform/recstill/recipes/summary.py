@@ -13,6 +13,7 @@ from recstill.evaluation.transfer import Transfer, transfer_efficiency
 from recstill.recipes.columns import open_columns, reads_columns, test_predictions
 from recstill.recipes.exporting import test_logits
 from recstill.recipes.judging import primary_metric
+from recstill.recipes.remarks import keep_remarks
 from recstill.registry.versions import find_version, lineage_of
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def write_run_report(run: Run, table: dict[str, Values], transfer: Transfer, exp
 
     primary, seed = run.task.spec.primary, run.recipe.seeds[0]
     name = primary_metric(run.task.spec)
+    remarks = keep_remarks(run.folder, _all_histories(run))
     histories = {TEACHER: _state(run, "pretrain").get("history", [])} if not run.recipe.teacher.version else {}
     histories |= {f"{short} {s}": _state(run, f"{short}-{s}")["history"]
                   for short in ("alone", "distilled") for s in run.recipe.seeds}  # fmt: skip
@@ -93,7 +95,7 @@ def write_run_report(run: Run, table: dict[str, Values], transfer: Transfer, exp
             facts=_facts(run, exported),
             efficiency=_efficiency(run, exported),
             lineage=_lineage(run, exported["version"]),
-            notes=_NOTES,
+            notes=(*_NOTES, *remarks),
             plots=drawn,
         ),
         run.folder / "report.html",
@@ -109,6 +111,13 @@ def _calibration(label: str, seed: int, truth: Floats, predicted: Mapping[str, F
     if not known.any() or not lines:
         return {}
     return {f"Calibration of {label}, seed {seed}": plots.calibration_plot(label, truth[known], lines)}
+
+
+def _all_histories(run: Run) -> dict[str, Any]:
+    """What every model that the run trained looked like after each epoch, by stage."""
+    stages = [f"pretrain{role.removeprefix('teacher')}" for role, part in run.recipe.all_teachers.items() if not part.version]
+    stages += [f"{short}-{seed}" for short in ("alone", *run.recipe.student_stages) for seed in run.recipe.seeds]
+    return {stage: _state(run, stage).get("history", []) for stage in stages}
 
 
 def _efficiency(run: Run, exported: dict[str, Any]) -> list[dict[str, str]]:

@@ -27,6 +27,7 @@ from recstill.embeddings.tables import (
 )
 from recstill.recipes.checking import build_strategy
 from recstill.recipes.judging import judge_of
+from recstill.recipes.remarks import LAST_IS_BEST
 from recstill.training.checkpoint import Checkpoints
 from recstill.training.loop import DenseForward, TrainingRows, fit, has_fast_bf16
 from recstill.training.losses import label_terms, supervised_loss
@@ -208,6 +209,10 @@ def run_fit(
         progress=run.progress.steps,
         after_epoch=after_epoch,
     )
+    if history.epochs and history.is_newest_best:
+        history.epochs[-1][LAST_IS_BEST] = 1.0
+        if run.watch is None:  # a search says which of its trials was best
+            run.progress.say(f"warning: the last epoch of {name} was its best; more epochs (now {config.epochs}) may help")
     return history.epochs
 
 
