@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -154,3 +155,33 @@ def test_applying_in_a_copied_home_leaves_the_original_online_store_alone(home_c
     apply_features(Platform.open(home_copy), lambda _: None)
     assert tables(home) == before == tables(home_copy.home)
     assert "recstill_product_history" in before
+
+
+def test_a_task_or_a_model_names_what_is_worked_on(home_copy: Settings) -> None:
+    from click.testing import CliRunner
+
+    from recstill.cli import cli
+    from recstill.recipes.feature_scope import scope_of
+
+    platform = Platform.open(home_copy)
+    of_model = scope_of(platform, models=["ads:1"]).views
+    assert of_model == {view["name"] for view in _content_of(platform, "ads:1")["views"]}
+    assert scope_of(platform, tasks=["credit"]).views == {"account_history"}
+    assert scope_of(platform, tasks=["credit"]).datasets == {"taiwan-credit"}
+    done = CliRunner().invoke(cli, ["features", "apply", "--task", "ads"])
+    assert done.exit_code == 0, done.output
+    brought = CliRunner().invoke(cli, ["features", "materialize", "household_favourites"])
+    assert brought.exit_code == 0, brought.output
+    root = home_copy.folder("online")
+    cards = read_json(root / read_json(root / "current.json")["version"] / "online.json")["views"]
+    assert set(cards) >= {"product_history", "household_favourites"}
+    unknown = CliRunner().invoke(cli, ["features", "materialize", "household_favorites"])
+    assert "Did you mean 'household_favourites'" in unknown.output
+
+
+def _content_of(platform: Platform, reference: str) -> dict[str, Any]:
+    from recstill.registry.versions import feature_set_of, find_version
+
+    with platform.registry.transaction() as session:
+        content: dict[str, Any] = feature_set_of(session, find_version(session, reference)).content
+    return content

@@ -139,6 +139,24 @@ def test_only_the_named_views_are_brought_and_the_others_stay_as_they_were(appli
     assert packed.meta["views"]["driver_stats"]["as_of"] == first.meta["as_of"] != packed.meta["as_of"]
 
 
+def test_values_that_are_damaged_or_of_an_older_format_are_not_kept(applied: Settings, team: Path) -> None:
+    from recstill.data.files import read_card, write_card
+
+    first = bring(applied, [], names=None)
+    meta = read_card(first.folder / "online.json")
+    del meta["views"]["driver_stats"]["types"]  # as it was once packed
+    write_card(first.folder / "online.json", meta)
+    said: list[str] = []
+    second = bring(applied, said)
+    assert set(second.views) == {"rider_stats"}
+    assert "driver_stats: its values of before cannot be kept" in "\n".join(said)
+    keys = second.folder / "rider_stats" / "keys.npy"
+    keys.write_bytes(keys.read_bytes()[:-1] + b"x")
+    third = bring(applied, said, names=("driver_stats",))
+    assert set(third.views) == {"driver_stats"}
+    assert "rider_stats: its values of before cannot be kept" in "\n".join(said)
+
+
 def test_moments_that_nobody_can_know_are_refused(applied: Settings, team: Path) -> None:
     with pytest.raises(FeatureError, match="1960-01-01 is before 1970-01-02"):
         bring(applied, [], until=datetime(1960, 1, 1, tzinfo=UTC))

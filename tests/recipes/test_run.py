@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from recstill.api import Batch, ConfigError, DataError, GateError, IntegrityError, UnknownNameError
+from recstill.api import Batch, ConfigError, DataError, FeatureError, GateError, IntegrityError, UnknownNameError
 from recstill.data.bundle import open_bundle
 from recstill.data.snapshot import open_snapshot
 from recstill.distillation.signals import open_signals
@@ -272,8 +272,11 @@ def test_promotions_killed_at_20_random_moments_leave_a_valid_registry(home_copy
 
 
 def _assert_materializations_survive(settings: Settings, moments: int) -> None:
-    from recstill.recipes.features import materialize_features, verify_features
+    from recstill.recipes.features import apply_features, materialize_features, verify_features
 
+    with pytest.raises(FeatureError, match="was this home copied or moved"):
+        materialize_features(Platform.open(settings), None, lambda _: None)
+    apply_features(Platform.open(settings), lambda _: None)
     for delay in np.random.default_rng(5).uniform(4, 14, moments):
         _kill_and_assert_whole(settings, ["features", "materialize"], float(delay))
         checks = verify_features(Platform.open(settings), 50)

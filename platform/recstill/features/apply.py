@@ -109,6 +109,9 @@ def _apply_plan(store: FeatureStore, contents: RepoContents, agreed: Collection[
     dropped = {f"{store.project}_{name}" for kind, name in agreed if kind in _VIEWS}
     wanted = {item.name for item in infra.infra_objects}
     kept = [item for item in store.registry.get_infra(store.project).infra_objects if item.name not in wanted | dropped]
+    here = store.provider.online_store._get_db_path(store.config)
+    for item in kept:
+        item.path = here
     infra.infra_objects += kept
     infra_diff.infra_object_diffs = [
         diff for diff in infra_diff.infra_object_diffs if diff.transition_type != TransitionType.DELETE or diff.name in dropped
@@ -118,6 +121,8 @@ def _apply_plan(store: FeatureStore, contents: RepoContents, agreed: Collection[
             # The home was copied or moved. feast 0.67 would drop the tables at the old place, which may still be in use,
             # and not make them at the new one.
             diff.transition_type = TransitionType.CREATE
+        elif diff.transition_type == TransitionType.DELETE:
+            diff.current_infra_object.path = here  # the applied one may be that of the home this was copied from
     store._apply_diffs(registry_diff, infra_diff, infra)
 
 

@@ -7,7 +7,7 @@ import shutil
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from recstill.api.errors import FeatureError
+from recstill.api.errors import FeatureError, IntegrityError
 from recstill.data.arrow import typed_columns
 from recstill.data.files import new_folder, read_card, write_card
 from recstill.data.packed import PackedStore, open_store, write_view
@@ -51,6 +51,8 @@ def materialize(
     here = [view for view in chosen if has_data(store, store.get_feature_view(view.name))]
     if absent := [view.name for view in chosen if view not in here]:
         progress(f"left out, because their data sets are not here: {', '.join(absent)}")
+    if not here:
+        raise FeatureError("No data set with online features is here yet. Run `recstill data fetch` and `features apply`.")
     cards: dict[str, Any] = {}
     failed: dict[str, str] = {}
     version = next_name(root)
@@ -70,9 +72,10 @@ def materialize(
         _carry_over([view for view in online if view.name not in cards], root, folder, cards, progress)
         meta = {"version": version, "as_of": until.isoformat(), "views": cards, "failed": failed}
         write_card(folder / CARD, meta)
+    packed = open_store(root / version)
     write_card(root / "current.json", {"version": version})
     prune(root, root / version)
-    return open_store(root / version)
+    return packed
 
 
 def _check_moment(until: datetime) -> None:
@@ -97,8 +100,12 @@ def _carry_over(views: list[View], root: Path, folder: Path, cards: dict[str, An
     """Take from the current version what is not made anew, where it still is what the view promises."""
     if not (root / "current.json").is_file():
         return
-    current = root / str(read_card(root / "current.json")["version"])
-    meta = read_card(current / CARD) if (current / CARD).is_file() else {"views": {}}
+    try:
+        current = root / str(read_card(root / "current.json")["version"])
+        meta = read_card(current / CARD)
+    except (IntegrityError, OSError) as error:
+        progress(f"the values of before cannot be read, so none is kept: {error}")
+        return
     for view in views:
         card = meta["views"].get(view.name)
         if card is None:
@@ -106,8 +113,13 @@ def _carry_over(views: list[View], root: Path, folder: Path, cards: dict[str, An
         if (card.get("features"), card["join_keys"]) != (dict(view.features), list(view.join_keys)):
             progress(f"{view.name}: its definition has changed since its values were packed, so they are not served any more")
             continue
+        try:
+            open_store(current, [view.name])
+        except (FeatureError, IntegrityError) as error:
+            progress(f"{view.name}: its values of before cannot be kept, so they are not served any more: {error}")
+            continue
         cards[view.name] = {"as_of": meta["as_of"], **card}
-        progress(f"{view.name} keeps its values as of {cards[view.name]['as_of']}")
+        progress(f"{view.name} keeps its values as of {card.get('as_of', meta['as_of'])}")
         shutil.copytree(current / view.name, folder / view.name, copy_function=_link)
 
 

@@ -203,7 +203,7 @@ def materialize_features(
         raise FeatureError("No feature views are applied. Run `recstill features apply` first.")
     if strange := sorted((scope.views or frozenset()) - set(applied)):
         raise UnknownNameError("feature view", strange[0], applied, "Is it applied? `recstill features apply`.")
-    _check_place(platform, store)
+    _check_place(platform, store, scope)
     with _alone(platform, "materialize"):
         chosen = applied if scope.views is None else sorted(scope.views)
         damaged = damaged_sources(store, chosen)
@@ -219,12 +219,12 @@ def materialize_features(
     }
 
 
-def _check_place(platform: Platform, store: FeatureStore) -> None:
+def _check_place(platform: Platform, store: FeatureStore, scope: Scope) -> None:
     """Raise FeatureError if the registry was copied with its home: it still names the files of the home it came from."""
     from recstill.features.apply import elsewhere
     from recstill.features.repo import is_own
 
-    if is_own(platform.settings) and (moved := elsewhere(store, _contents(platform))):
+    if is_own(platform.settings) and (moved := elsewhere(store, _contents(platform, scope))):
         view, place = next(iter(moved.items()))
         raise FeatureError(
             f"The applied source of {view!r} is {place}, which is not where it is defined now; was this home copied or moved? "
