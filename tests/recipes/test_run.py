@@ -18,7 +18,7 @@ from recstill.api import Batch, ConfigError, DataError, FeatureError, GateError,
 from recstill.data.bundle import open_bundle
 from recstill.data.snapshot import open_snapshot
 from recstill.distillation.signals import open_signals
-from recstill.distillation.store import SignalKey, SignalStore
+from recstill.distillation.store import SignalKey, SignalStore, list_stores
 from recstill.recipes.loading import load_recipe
 from recstill.recipes.platform import Platform
 from recstill.recipes.release import judge, promote, verify_versions
@@ -72,7 +72,7 @@ def test_signals_cover_train_and_valid_rows_and_never_test_rows(finished: Finish
     snapshot = open_snapshot(
         next(p.name for p in platform.settings.folder("snapshots").glob("ads-*")), platform.settings.folder("snapshots")
     )
-    store = SignalStore(SignalKey("ads", result.teacher, snapshot.id), platform.settings.folder("signals"))
+    (store,) = [found for found in list_stores(platform.settings.folder("signals")) if found.key.teacher == result.teacher]
     source = open_signals(store, snapshot.meta["sha256"])
     said = source.of(Batch(torch.zeros(len(snapshot.split), 1), None, row_ids=torch.arange(len(snapshot.split))))
     assert np.array_equal(said.mask.numpy() > 0, snapshot.split != "test")
@@ -83,7 +83,7 @@ def test_changed_signals_are_refused(home_copy: Settings, finished: Finished) ->
     part = next(home_copy.folder("signals").rglob("rows-*.parquet"))
     _flip(part)
     root = home_copy.folder("signals")
-    store = SignalStore(SignalKey("ads", finished[1].teacher, part.parent.name), root)
+    (store,) = list_stores(root)
     sha256 = store.card["snapshot_sha256"]
     with pytest.raises(IntegrityError, match=r"was changed.*score again"):
         open_signals(store, sha256)

@@ -56,7 +56,8 @@ def fetch_(name: str, source: Path | None) -> None:
 
     platform = Platform.open()
     dataset = platform.catalog("datasets")[name]
-    folder = fetch(dataset, platform.settings.cache, source=source, progress=Progress().download)
+    progress = Progress()
+    folder = fetch(dataset, platform.settings.cache, source=source, progress=progress.download, say=progress.say)
     click.echo(f"{name} is in {folder}\nlicence: {dataset.licence}")
 
 

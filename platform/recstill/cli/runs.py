@@ -33,9 +33,10 @@ def list_(task: str | None, output: str) -> None:
 @click.argument("run_id")
 @output_option
 def show_(run_id: str, output: str) -> None:
-    """Show the run RUN_ID and its metrics."""
+    """Show the run RUN_ID: what each stage took or made anew and why, and its metrics."""
     from recstill.recipes.platform import Platform
     from recstill.recipes.remarks import remarks_of
+    from recstill.recipes.staging import reasons_of
     from recstill.recipes.working import status_of
     from recstill.registry.runs import get_run, metrics_of
 
@@ -50,6 +51,7 @@ def show_(run_id: str, output: str) -> None:
         "verdict": row.verdict,
         "error": row.error,
         "report": row.report,
+        "stages": reasons_of(platform.settings.home / "runs" / row.id),
     }
     for subject, values in metrics.items():
         form = spread_json if output == "json" else spread_text

@@ -1,8 +1,9 @@
 """The signal store: what a teacher version said about the rows of a snapshot, scored once, read by any number of students.
 
-A folder per (task, teacher version, snapshot) holds Parquet parts and `signals.json`, the card that names them with their
-digests. A part counts once the card names it, and the card is replaced in one rename: a kill leaves the parts before it. What
-students read is laid out from complete parts, in a folder that appears in one rename too, and mapped into memory.
+A folder per (task, teacher version, snapshot, key of what decided them) holds Parquet parts and `signals.json`, the card that
+names them with their digests. A part counts once the card names it, and the card is replaced in one rename: a kill leaves the
+parts before it. What students read is laid out from complete parts, in a folder that appears in one rename too, and mapped into
+memory.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -35,14 +36,17 @@ _ARRAYS = "arrays.json"
 
 @dataclass(frozen=True)
 class SignalKey:
-    """What identifies a set of signals."""
+    """What identifies a set of signals. inputs: the key of everything that decides them: rows, splits, labels, code; empty for
+    signals of an earlier version, which did not keep it."""
 
     task: str
     teacher: str
     snapshot: str
+    inputs: str = ""
 
     def folder(self, root: Path) -> Path:
-        return root / self.task / self.teacher.replace(":", "-") / self.snapshot
+        name = f"{self.snapshot}-{self.inputs[:12]}" if self.inputs else self.snapshot
+        return root / self.task / self.teacher.replace(":", "-") / name
 
 
 class SignalStore:
@@ -62,7 +66,7 @@ class SignalStore:
             raise DataError(
                 f"{self.folder} has signal schema {card.get('schema')}; this version reads {SCHEMA}. Delete it and score again."
             )
-        if (card["task"], card["teacher"], card["snapshot"]) != (self.key.task, self.key.teacher, self.key.snapshot):
+        if _key_of(card) != self.key:
             raise DataError(
                 f"{self.folder} holds signals of {card['teacher']} for {card['snapshot']}, not of {self.key.teacher} for "
                 f"{self.key.snapshot}. Delete it and score again."
@@ -93,8 +97,7 @@ class SignalStore:
                 shutil.rmtree(self.folder)
                 card = None
         if card is None:
-            key = {"task": self.key.task, "teacher": self.key.teacher, "snapshot": self.key.snapshot}
-            card = {"schema": SCHEMA, **key, **facts, "parts": {}, "complete": False}
+            card = {"schema": SCHEMA, **asdict(self.key), **facts, "parts": {}, "complete": False}
             write_card(self.folder / "signals.json", card)
         for path in self.folder.glob("*.parquet*"):
             if path.name not in card["parts"]:  # written by a process that died before it could say so
@@ -167,16 +170,19 @@ class SignalStore:
 
 def list_stores(root: Path) -> list[SignalStore]:
     """Return every set of signals below the root, by the folder it lies in; `card` raises where it cannot be read."""
-    return [SignalStore(_key_of(path), root, path.parent) for path in sorted(root.glob("*/*/*/signals.json"))]
+    return [SignalStore(_key_at(path), root, path.parent) for path in sorted(root.glob("*/*/*/signals.json"))]
 
 
-def _key_of(path: Path) -> SignalKey:
+def _key_at(path: Path) -> SignalKey:
     try:
-        card = read_card(path)
-        return SignalKey(str(card["task"]), str(card["teacher"]), str(card["snapshot"]))
+        return _key_of(read_card(path))
     except (IntegrityError, KeyError):
         task, teacher, snapshot = path.parts[-4:-1]
         return SignalKey(task, teacher, snapshot)
+
+
+def _key_of(card: Mapping[str, Any]) -> SignalKey:
+    return SignalKey(str(card["task"]), str(card["teacher"]), str(card["snapshot"]), str(card.get("inputs", "")))
 
 
 def _is_whole(folder: Path) -> bool:

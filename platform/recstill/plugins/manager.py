@@ -56,6 +56,17 @@ class LoadedPlugin:
         return tuple(sorted(self.implementations))
 
     @cached_property
+    def code(self) -> Path:
+        """Where its code lies: the folder of its outermost package, or the file of its module."""
+        module = self.entry_point.split(":")[0].strip()
+        for name in (module.partition(".")[0], module):
+            spec = importlib.util.find_spec(name)
+            if spec is not None and spec.origin is not None:
+                origin = Path(spec.origin)
+                return origin.parent if origin.name == "__init__.py" else origin
+        raise PluginError(f"Plugin {self.name!r} has no file that its code could be recognised by.")
+
+    @cached_property
     def digest(self) -> str:
         """The sha256 over the Python, YAML and JSON files of the plugin's package."""
         module = importlib.util.find_spec(self.entry_point.split(":")[0].strip())

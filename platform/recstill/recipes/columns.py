@@ -54,7 +54,7 @@ def planned_columns(run: Run, role: str) -> Mapping[str, int]:
     """
     teacher = build_columns(run, role)
     if run.recipe.all_teachers[role].version:
-        from recstill.recipes.registering import fetch_teacher
+        from recstill.recipes.registered import fetch_teacher
 
         if not folder_of(run, role).is_dir():
             fetch_teacher(run, role)
@@ -74,7 +74,7 @@ def folder_of(run: Run, name: str) -> Path:
 
 def train_columns(run: Run, role: str, seed: int) -> dict[str, Any]:
     """Fit a teacher of raw columns, store its files, and return its test metrics."""
-    teacher, work = build_columns(run, role), run.folder / "checkpoints" / f"{role}-columns"
+    teacher, work = build_columns(run, role), run.checkpoints / f"{role}-columns"
     work.mkdir(parents=True, exist_ok=True)
     train, valid = run.rows.column_rows(role, "train"), run.rows.column_rows(role, "valid")
     share = run.recipe.part(role).label_share
@@ -146,9 +146,11 @@ def test_predictions(run: Run, role: str, predictor: ColumnPredictor) -> dict[st
 
     It is asked once by all runs that share its files and the rows, since a transformer is slow.
     """
-    facts = [run.snapshot.meta["sha256"], *(sha256_of(path) for path in sorted(folder_of(run, role).iterdir()))]
-    name = hashlib.sha256("".join(facts).encode()).hexdigest()[:20]
-    kept = run.platform.settings.folder("cache", "tests") / f"{name}.safetensors"
+    from recstill.recipes.stage_inputs import answers_inputs
+
+    files = {path.name: sha256_of(path) for path in sorted(folder_of(run, role).iterdir())}
+    key = answers_inputs(run, role, files).key
+    kept = run.platform.settings.folder("cache", "tests") / f"{key}.safetensors"
     if kept.is_file():
         return dict(load_file(kept))
     rows = run.snapshot.rows_of("test")

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from pydantic import ValidationError
 
+import recstill
 from recstill.api.errors import ConfigError, DataError, IntegrityError
 from recstill.api.task import FeatureSpec
 from recstill.data.arrow import check_columns
-from recstill.data.fetch import open_raw
-from recstill.data.snapshot import Snapshot, open_card, open_snapshot, write_snapshot
+from recstill.data.code import digest_of_tree, files_behind, files_in
+from recstill.data.fetch import open_raw, raw_digests
+from recstill.data.files import read_card
+from recstill.data.snapshot import Snapshot, open_snapshot, write_snapshot
 from recstill.features.featureset import FeatureSet
-from recstill.recipes.config import MixedConfig
+from recstill.pipeline.inputs import Inputs, in_short
+from recstill.pipeline.journal import Journal
 from recstill.recipes.features import (
+    BUILT,
     build_sources,
     damaged_sources,
     ensure_features,
@@ -26,20 +31,25 @@ from recstill.recipes.label_checks import unknown_labels
 from recstill.recipes.mixing import with_mixed
 from recstill.recipes.reviews import reviews_digest, with_reviews
 from recstill.recipes.row_checks import check_names, check_rows
-from recstill.registry.runs import list_snapshots, record_snapshot
+from recstill.registry.runs import record_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from pydantic import BaseModel
 
     from recstill.api.task import Dataset, Task, TaskSpec
+    from recstill.recipes.config import MixedConfig
     from recstill.recipes.platform import Platform
 
 
 NO_SERVICE = "none"
 _OWN = ("key", "context", "row")
+# What only people read of a task's description.
+_WORDS: Any = {
+    "description": True, "default_recipe": True, "case": True,
+    "labels": {"__all__": {"description"}}, "features": {"__all__": {"title"}},
+}  # fmt: skip
 
 
 def feature_set_of(platform: Platform, service: str) -> FeatureSet:
@@ -72,6 +82,7 @@ def make_snapshot(
     if service != NO_SERVICE:
         ensure_features(platform, say)
     features = feature_set_of(platform, service)
+    inputs = snapshot_inputs(platform, task, chosen, service, mixed)
     say("building rows")
     rows = _rows(task, raw, chosen, dataset)
     check_names(rows.column_names, task.spec, features.features)
@@ -92,7 +103,7 @@ def make_snapshot(
         joined = with_mixed(joined, task.spec, mixed)
     meta = {
         "task": task.spec.name,
-        "dataset": _dataset_facts(dataset),
+        "dataset": {**_dataset_facts(dataset), "content": _content_of(platform, dataset)},
         "options": chosen.model_dump(mode="json"),
         "features": features.to_json(),
         "labels": [label.name for label in task.spec.labels],
@@ -106,6 +117,7 @@ def make_snapshot(
     with platform.registry.transaction() as session:
         record_snapshot(session, snapshot.meta)
         platform.registry.audit(session, "snapshot.add", snapshot.id, rows=len(joined), service=service)
+    _journal(platform).keep(_kind(task), inputs, "", {"snapshot": snapshot.id}, {})
     return snapshot
 
 
@@ -130,17 +142,9 @@ def _rows(task: Task, raw: Path, options: BaseModel, dataset: Dataset) -> pa.Tab
     return rows
 
 
-def is_current(platform: Platform, task: Task, snapshot_id: str) -> bool:
-    """Say whether a snapshot was made of the data set as it is offered now, and has the columns that the task reads now."""
-    folder = platform.settings.home / "snapshots" / snapshot_id
-    if not (folder / "snapshot.json").is_file():
-        return False
-    meta, spec = open_card(folder), task.spec
-    read = {feature.name for feature in spec.features if feature.view in ("key", "context", "row")}
-    read |= {label.name for label in spec.labels} | set(spec.attributes)
-    if meta["dataset"] != _dataset_facts(platform.dataset_of(task)) or not read <= set(meta["columns"]):
-        return False
-    return not meta.get("unknown") or meta["reviews"] == reviews_digest(platform, spec)
+def _content_of(platform: Platform, dataset: Dataset) -> str:
+    """One digest of all files: a brought data set has no other name for what it is."""
+    return Inputs({"files": raw_digests(dataset, platform.settings.cache)}).key
 
 
 def _dataset_facts(dataset: Dataset) -> dict[str, str]:
@@ -155,19 +159,79 @@ def snapshot_for(
     say: Callable[[str], None],
     mixed: MixedConfig | None = None,
 ) -> Snapshot:
-    """Return the snapshot of these options, applied features and mixed rows, made now if there is none."""
-    wanted = json.dumps(task.options.model_validate(options).model_dump(mode="json"), sort_keys=True)
-    fingerprint = feature_set_of(platform, service).fingerprint
-    root = platform.settings.folder("snapshots")
-    with platform.registry.read() as session:
-        known = list_snapshots(session, task.spec.name)
-    for row in known:
-        same = json.dumps(row.options, sort_keys=True) == wanted and row.fingerprint == fingerprint
-        if same and (root / row.id).is_dir() and is_current(platform, task, row.id) and _mixed_of(root / row.id) == mixed:
-            return open_snapshot(row.id, root)
-    return make_snapshot(platform, task, options, service, say, mixed)
+    """Return the snapshot of these options, files, code, applied features and mixed rows, made now if there is none."""
+    chosen = task.options.model_validate(options)
+    open_raw(platform.dataset_of(task), platform.settings.cache)
+    inputs = snapshot_inputs(platform, task, chosen, service, mixed)
+    root, journal = platform.settings.folder("snapshots"), _journal(platform)
+    try:
+        record = journal.find(_kind(task), inputs)
+    except IntegrityError as error:
+        say(f"the record of a snapshot was damaged: {error}")
+        journal.forget(_kind(task), inputs)
+        record = None
+    if record is not None and (root / record.result["snapshot"]).is_dir():
+        return open_snapshot(record.result["snapshot"], root)
+    if record is not None:
+        journal.forget(_kind(task), inputs)
+    near = journal.nearest(_kind(task), inputs)
+    earlier = [path.name for path in root.glob(f"{task.spec.name}-*")]
+    if near is not None:
+        say(f"a new snapshot: {in_short(near[1])}")
+    elif earlier:
+        say(f"a new snapshot: what decided {', '.join(sorted(earlier)[:3])} was not kept")
+    snapshot = make_snapshot(platform, task, options, service, say, mixed)
+    if snapshot.id in earlier:
+        say(f"its rows are those of {snapshot.id}")
+    return open_snapshot(snapshot.id, root)
 
 
-def _mixed_of(folder: Path) -> MixedConfig | None:
-    found = open_card(folder).get("mixed")
-    return None if found is None else MixedConfig.model_validate(found)
+def snapshot_inputs(platform: Platform, task: Task, chosen: BaseModel, service: str, mixed: MixedConfig | None) -> Inputs:
+    """What decides the rows: the data set's files, the task and its code, options, features as they are defined, reviews."""
+    dataset = platform.dataset_of(task)
+    owners = {platform.catalog("tasks").owner(task.spec.name), platform.catalog("datasets").owner(dataset.name)}
+    parts = {
+        "task": task.spec.model_dump(mode="json", exclude=_WORDS),
+        "options": chosen.model_dump(mode="json"),
+        "files": files_in(chosen.model_dump(mode="json"), "data"),
+        "data": raw_digests(dataset, platform.settings.cache),
+        "code": {owner: digest_of_tree(platform.plugins.get(owner).code) for owner in owners},
+        "task's code": {**files_behind(task), **_own_code()},
+        "features": _defined(platform, service),
+        "mixed": None if mixed is None else mixed.model_dump(mode="json"),
+        "reviews": reviews_digest(platform, task.spec),
+    }
+    return Inputs(parts)
+
+
+def _own_code() -> dict[str, str]:
+    """The digest of the parts of recstill that make rows."""
+    package = Path(recstill.__file__).parent
+    places = ("recipes/data.py", "recipes/mixing.py", "recipes/reviews.py", "features", "data/snapshot.py")
+    return {place: digest_of_tree(package / place) for place in places}
+
+
+def _defined(platform: Platform, service: str) -> dict[str, Any]:
+    if service == NO_SERVICE:
+        return {"service": NO_SERVICE}
+    from recstill.features.defined import definitions_of
+
+    features = feature_set_of(platform, service)
+    built = {
+        path.parent.name: read_card(path).get("key", "") for path in platform.settings.folder("sources").glob(f"*/{BUILT}")
+    }
+    views = definitions_of(open_store(platform), features, platform.settings.home)
+    read = {name for view in views.values() for name in built if f"sources/{name}/" in view["sources"]}
+    return {
+        "service": features.fingerprint,
+        "views": {name: view["definition"] for name, view in views.items()},
+        "sources": {name: built[name] for name in read},
+    }
+
+
+def _journal(platform: Platform) -> Journal:
+    return Journal(platform.settings.folder("cache", "journal"))
+
+
+def _kind(task: Task) -> str:
+    return f"{task.spec.name}/snapshot"

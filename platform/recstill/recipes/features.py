@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from recstill.api.errors import FeatureError, IntegrityError, UnknownNameError
-from recstill.data.fetch import open_raw, raw_folder
+from recstill.data.code import digest_of_tree
+from recstill.data.fetch import open_raw, raw_digests, raw_folder
 from recstill.data.files import check_sha256, read_card, sha256_of, write_card
+from recstill.pipeline.inputs import Inputs, in_short
 from recstill.recipes.feature_scope import Scope, named, users_of
+
+BUILT = "built.json"
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -31,23 +35,37 @@ if TYPE_CHECKING:
 ALL = Scope()
 
 
-def build_sources(platform: Platform, dataset: Dataset) -> bool:
-    """Write the feature sources of a data set unless they are there for this data and code; say whether it did."""
+def build_sources(platform: Platform, dataset: Dataset) -> str:
+    """Write the feature sources of a data set unless they are there for this data and code; say why it did, if it did."""
     folder = platform.settings.folder("sources", dataset.name)
-    stamp = {
-        "sha256": dataset.sha256,
+    inputs = sources_inputs(platform, dataset)
+    reason = _why_build(folder / BUILT, inputs)
+    if reason:
+        (folder / BUILT).unlink(missing_ok=True)
+        with _aside(folder) as made:
+            dataset.build_sources(open_raw(dataset, platform.settings.cache), made)
+            _take_in(made, folder, inputs.to_json())
+    return reason
+
+
+def sources_inputs(platform: Platform, dataset: Dataset) -> Inputs:
+    """What decides the feature sources of a data set: its files, and the code of the plugin that reads them."""
+    owner = platform.catalog("datasets").owner(dataset.name)
+    parts = {
+        "data": raw_digests(dataset, platform.settings.cache),
         "sources_version": dataset.sources_version,
-        "raw": str(raw_folder(dataset, platform.settings.cache)),
+        "code": {owner: digest_of_tree(platform.plugins.get(owner).code)},
     }
-    if (folder / "built.json").is_file():
-        built = read_card(folder / "built.json", _rebuild(folder))
-        if {name: built.get(name) for name in stamp} == stamp and "files" in built:
-            return False
-        (folder / "built.json").unlink()
-    with _aside(folder) as made:
-        dataset.build_sources(open_raw(dataset, platform.settings.cache), made)
-        _take_in(made, folder, stamp)
-    return True
+    return Inputs(parts)
+
+
+def _why_build(path: Path, inputs: Inputs) -> str:
+    if not path.is_file():
+        return "they were not there"
+    built = read_card(path, _rebuild(path.parent))
+    if "parts" not in built or "files" not in built:  # written by an earlier version, which did not keep what decided them
+        return "what decided them was not kept"
+    return in_short(inputs.changes_since(Inputs.from_json(built)))
 
 
 def write_training_sources(platform: Platform, task: Task, raw: Path, rows: pa.Table) -> None:
@@ -165,8 +183,8 @@ def _build_all(platform: Platform, scope: Scope, say: Callable[[str], None]) -> 
             continue
         if not raw_folder(dataset, platform.settings.cache).is_dir():
             absent.append(name)
-        elif build_sources(platform, dataset):
-            say(f"built the feature sources of {name}")
+        elif reason := build_sources(platform, dataset):
+            say(f"built the feature sources of {name}: {reason}")
     if absent and scope.datasets is not None:
         say(f"not here yet, so without sources: {', '.join(absent)}. Get them: `recstill data fetch NAME`")
 

@@ -211,7 +211,7 @@ def _declared(run: Run, role: str) -> Output:
 
 def _model(run: Run, role: str) -> nn.Module:
     if role != "student" and run.recipe.all_teachers[role].version:
-        from recstill.recipes.registering import fetch_teacher
+        from recstill.recipes.registered import fetch_teacher
 
         fetch_teacher(run, role)
     model = build_model(run, role, 0, run.recipe.part(role).training)

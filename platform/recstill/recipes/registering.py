@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import save_file
-
-from recstill.api.errors import ConfigError
 from recstill.api.measured import numbers_of
-from recstill.data.bundle import MANIFEST, bundle_size, open_bundle
+from recstill.data.bundle import MANIFEST, bundle_size
 from recstill.data.files import read_json, sha256_of
-from recstill.data.transform import Transform
-from recstill.export.graph import load_weights
-from recstill.recipes.columns import reads_columns, unpack_columns
 from recstill.registry.known import record_artifact
 from recstill.registry.runs import record_feature_set
-from recstill.registry.versions import NewVersion, add_version, find_version
+from recstill.registry.versions import NewVersion, add_version
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,7 +34,7 @@ def register_student(
     """Store and register the student of a run, a child of its teachers."""
     lineage: Lineage = []
     for role, found in taught.items():
-        details: dict[str, Any] = {"bytes": found["metrics"]["bundle.bytes"]}
+        details: dict[str, Any] = {"bytes": found["metrics"]["bundle.bytes"], **_asked(run, f"{role}.version")}
         if epochs := run.recipe.all_teachers[role].checkpoints:
             details["checkpoints"] = list(epochs)
         lineage.append(("teacher", found["version"], details))
@@ -51,66 +45,13 @@ def register_student(
         lineage.append(_plugin(run, "strategies", part.name))
     lineage.append(_plugin(run, "students", run.recipe.student.name))
     if run.recipe.student.start_from:
-        lineage.append(("start", run.recipe.student.start_from, {}))
+        lineage.append(("start", run.recipe.student.start_from, _asked(run, "student.start_from")))
     if run.recipe.prune is not None:
         lineage.append(("prune", f"{run.recipe.prune.share:g} of the hidden units", {}))
     if run.recipe.quantise is not None:
         lineage.append(("quantise", "8 bits", {}))
     distinct = [entry for place, entry in enumerate(lineage) if entry not in lineage[:place]]
     return _register(run, run.recipe.student.register_as, folder, trained, metrics, distinct, run.features["student"].to_json())
-
-
-def fetch_teacher(run: Run, role: str) -> dict[str, Any]:
-    """Take a registered model as a teacher of this run, with its own transform; it may come from another snapshot.
-
-    Raise ConfigError unless it answers this task, is the model that the recipe names, and reads the service as it is.
-    """
-    part = run.recipe.all_teachers[role]
-    with run.platform.registry.read() as session:
-        version = find_version(session, part.version)
-    folder = run.platform.artifacts.get(version.artifact)
-    manifest = open_bundle(folder)
-    problems = []
-    if manifest.task.name != run.task.spec.name:
-        problems.append(f"{role}.version: {part.version} answers task {manifest.task.name}, not {run.task.spec.name}")
-    if (manifest.model, manifest.options) != (part.name, part.options):
-        problems.append(f"{role}: {part.version} is a {manifest.model} with options {manifest.options}")
-    if manifest.fingerprint != run.features[role].fingerprint:
-        problems.append(f"{role}.features: {part.version} reads {manifest.feature_service} as it was, not {part.features}")
-    if problems:
-        raise ConfigError(f"Recipe {run.name!r}", problems)
-    if reads_columns(run.factory(role)):
-        unpack_columns(run, role, folder)
-    else:
-        run.rows.adopted[role] = Transform.load(folder)
-        save_file(load_weights(folder), run.weights(role))
-    return {
-        "version": f"{version.model_name}:{version.number}",
-        "metrics": version.measured,
-        "bundle": str(folder),
-        "num_parameters": version.num_parameters,
-    }
-
-
-def start_weights(run: Run, role: str, reference: str) -> dict[str, Any]:
-    """Return the weights of a registered version to start from, and take its transform for the role.
-
-    Raise ConfigError if it answers another task, is another model, or reads other features.
-    """
-    with run.platform.registry.read() as session:
-        version = find_version(session, reference)
-    folder = run.platform.artifacts.get(version.artifact)
-    manifest = open_bundle(folder)
-    if (manifest.task.name, manifest.model, manifest.fingerprint) != (
-        run.task.spec.name, run.recipe.part(role).name, run.features[role].fingerprint,
-    ):  # fmt: skip
-        raise ConfigError(f"Recipe {run.name!r}", [
-            f"{role}.start_from: {reference} is a {manifest.model} of task {manifest.task.name} on {manifest.feature_service}"
-        ])  # fmt: skip
-    if role not in run.rows.adopted:
-        run.rows.adopted[role] = Transform.load(folder)
-        run.rows.forget(role)
-    return load_weights(folder)
 
 
 def _baselines(run: Run) -> dict[str, dict[str, float]]:
@@ -129,6 +70,11 @@ def _common(run: Run) -> Lineage:
         ("dataset", run.snapshot.meta["dataset"]["name"], dict(run.snapshot.meta["dataset"])),
         _plugin(run, "tasks", run.recipe.task),
     ]
+
+
+def _asked(run: Run, place: str) -> dict[str, str]:
+    """The alias that stood in the recipe, where it was one."""
+    return {"asked": run.asked[place]} if place in run.asked else {}
 
 
 def _plugin(run: Run, kind: str, name: str) -> tuple[str, str, dict[str, Any]]:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import secrets
 import shutil
-import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import recstill
 from recstill.api.errors import ConfigError, FeatureError, RegistryError
+from recstill.data.code import digest_of_tree, versions_of
 from recstill.data.files import read_json, write_json
 from recstill.data.snapshot import Snapshot, open_snapshot
 from recstill.features.featureset import FeatureSet
+from recstill.pipeline.journal import Journal
 from recstill.recipes.advising import advice
 from recstill.recipes.config import Recipe
 from recstill.recipes.data import NO_SERVICE, feature_set_of, snapshot_for
@@ -22,16 +26,18 @@ from recstill.recipes.loading import load_recipe
 from recstill.recipes.mixing import MIXED
 from recstill.recipes.planning import PlannedStage, check_plan, plan
 from recstill.recipes.progress import Progress
+from recstill.recipes.registered import artifacts_of, registered_problems, resolve
 from recstill.recipes.row_checks import check_rows, columns_needed, row_remarks
 from recstill.recipes.rows import RunRows
 from recstill.recipes.rules import RULE, read_rules, rule_scores
+from recstill.recipes.stage_inputs import run_inputs
 from recstill.recipes.stages import RunResult, run_stages
+from recstill.recipes.staging import Stage, do_stage
 from recstill.recipes.working import working
 from recstill.registry.runs import add_run, get_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from recstill.api.task import Task
     from recstill.recipes.platform import Platform
@@ -39,8 +45,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class Run:
-    """One execution. What a finished stage found lies in `state/`, so that a resumed run skips it. `watch` sees (epoch,
-    validation score) of whatever trains, and may stop it by raising."""
+    """One execution. What a finished stage found lies in `state/`, what decided it in `inputs/`: a resumed run skips it.
+
+    recipe: with every alias resolved; `asked` keeps what stood there. artifacts: of the registered versions that it names, by
+    place. code: digests of recstill and of the plugins when the run began: what is loaded, whatever is edited meanwhile.
+    watch: sees (epoch, validation score) of whatever trains, and may stop it by raising.
+    """
 
     platform: Platform
     name: str
@@ -51,6 +61,12 @@ class Run:
     features: dict[str, FeatureSet]
     progress: Progress
     watch: Callable[[int, float], None] | None = None
+    asked: Mapping[str, str] = field(default_factory=dict)
+    artifacts: Mapping[str, str] = field(default_factory=dict)
+    code: Mapping[str, Any] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+    working_on: str = ""
+    earlier_cpu_seconds: float = 0.0
 
     @property
     def folder(self) -> Path:
@@ -98,7 +114,7 @@ class Run:
     def options_of(self, name: str, role: str) -> dict[str, Any]:
         """The options of a trained model: the recipe's, or those that pruning left."""
         if name.startswith(("pruned-", "quantised-")):
-            return dict(read_json(self.folder / "state" / f"{name}.json")["options"])
+            return dict(self.result(name)["options"])
         return self.recipe.part(role).options
 
     def factory(self, role: str) -> Any:
@@ -114,23 +130,31 @@ class Run:
         """Where the weights of a trained model lie."""
         return self.platform.settings.folder("runs", self.id, "weights") / f"{name}.safetensors"
 
-    def is_done(self, name: str) -> bool:
-        """Say whether an earlier attempt finished this stage."""
-        return (self.folder / "state" / f"{name}.json").is_file()
+    @cached_property
+    def journal(self) -> Journal:
+        """The results of this home, for all runs."""
+        return Journal(self.platform.settings.folder("cache", "journal"))
 
-    def stage(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Return what the stage found, doing its work unless an earlier attempt finished it."""
-        path = self.folder / "state" / f"{name}.json"
-        if self.is_done(name):
-            return dict(read_json(path))
-        self.platform.plugins.tell("before_stage", run_id=self.id, stage=name)
-        started, cpu = time.monotonic(), time.process_time()
-        with self.progress.stage(name):
-            found = work()
-        spent = {"seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - cpu}
-        write_json(path, {**spent, **found})
-        self.platform.plugins.tell("after_stage", run_id=self.id, stage=name, seconds=time.monotonic() - started)
-        return dict(read_json(path))
+    @property
+    def checkpoints(self) -> Path:
+        """Where the stage that is being worked on keeps its checkpoints: those of other inputs are not found there."""
+        return self.folder / "checkpoints" / self.working_on[:16]
+
+    def state(self, name: str) -> Path:
+        """Where a finished stage's result lies."""
+        return self.folder / "state" / f"{name}.json"
+
+    def is_done(self, name: str) -> bool:
+        """Say whether a stage of this run is finished."""
+        return self.state(name).is_file()
+
+    def result(self, name: str) -> dict[str, Any]:
+        """Return what a finished stage found."""
+        return dict(read_json(self.state(name)))
+
+    def stage(self, stage: Stage) -> dict[str, Any]:
+        """Return what the stage finds, doing its work unless it was done with these inputs."""
+        return do_stage(self, stage)
 
 
 def run_recipe(
@@ -145,6 +169,7 @@ def run_recipe(
 def begin_run(run: Run, recipe_name: str) -> None:
     """Lay out the run's folder and record it as running."""
     saved = {"recipe": run.name, "config": run.recipe.model_dump(mode="json"), "snapshot": run.snapshot.id}
+    saved |= {"asked": dict(run.asked), "key": run_inputs(run).key}
     write_json(run.folder / "run.json", {**saved, "features": {role: found.to_json() for role, found in run.features.items()}})
     with run.platform.registry.transaction() as session:
         add_run(session, run.id, recipe_name, run.task.spec.name, run.recipe.model_dump(mode="json"))
@@ -152,6 +177,20 @@ def begin_run(run: Run, recipe_name: str) -> None:
 
 def prepare_run(platform: Platform, name: str, recipe: Recipe, progress: Progress) -> Run:
     """Make the snapshot if there is none, and check the recipe against it."""
+    run = open_run(platform, name, recipe, progress)
+    if problems := registered_problems(run):
+        raise ConfigError(f"Recipe {name!r}", problems)
+    rows = run.snapshot.table(columns_needed(run.task.spec))
+    check_rows(rows, run.task.spec)  # an older snapshot may be of a time when nobody looked
+    check_plan(run)
+    for remark in [*row_remarks(rows, run.task.spec), *advice(run)]:
+        progress.say(remark)
+    return run
+
+
+def open_run(platform: Platform, name: str, recipe: Recipe, progress: Progress) -> Run:
+    """Resolve what the recipe names, make the snapshot if there is none, and give the run its id."""
+    recipe, asked = resolve(platform, recipe)
     task = platform.task(recipe.task)
     features = _feature_sets(platform, task, recipe, progress)
     if recipe.distil.mixed is not None and task.spec.retrieval is not None:
@@ -160,13 +199,8 @@ def prepare_run(platform: Platform, name: str, recipe: Recipe, progress: Progres
         )
     snapshot = snapshot_for(platform, task, recipe.data, recipe.teacher.features, progress.say, recipe.distil.mixed)
     run_id = f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    run = Run(platform, name, recipe, run_id, task, snapshot, features, progress)
-    rows = snapshot.table(columns_needed(task.spec))
-    check_rows(rows, task.spec)  # an older snapshot may be of a time when nobody looked
-    check_plan(run)
-    for remark in [*row_remarks(rows, task.spec), *advice(run)]:
-        progress.say(remark)
-    return run
+    artifacts, code = artifacts_of(platform, recipe), _code_of(platform)
+    return Run(platform, name, recipe, run_id, task, snapshot, features, progress, asked=asked, artifacts=artifacts, code=code)
 
 
 def plan_recipe(platform: Platform, reference: str, overrides: Sequence[str] = ()) -> list[PlannedStage]:
@@ -189,9 +223,21 @@ def resume_run(platform: Platform, run_id: str, progress: Progress | None = None
     recipe = Recipe.model_validate(saved["config"])
     snapshot = open_snapshot(saved["snapshot"], platform.settings.folder("snapshots"))
     features = {role: FeatureSet.from_json(content) for role, content in saved["features"].items()}
-    task = platform.task(recipe.task)
-    run = Run(platform, saved["recipe"], recipe, run_id, task, snapshot, features, progress or Progress())
+    task, asked = platform.task(recipe.task), saved.get("asked", {})
+    artifacts, code = artifacts_of(platform, recipe), _code_of(platform)
+    run = Run(
+        platform, saved["recipe"], recipe, run_id, task, snapshot, features, progress or Progress(),
+        asked=asked, artifacts=artifacts, code=code,
+    )  # fmt: skip
     return _execute(run, is_new=False)
+
+
+def _code_of(platform: Platform) -> dict[str, Any]:
+    """The digests of the code that is loaded: recstill's, and each plugin's with the versions of what it requires."""
+    found: dict[str, Any] = {"recstill": digest_of_tree(Path(recstill.__file__).parent)}
+    for plugin in platform.plugins.loaded:
+        found[plugin.name] = {"code": digest_of_tree(plugin.code), **versions_of(plugin.name)}
+    return found
 
 
 def _feature_sets(platform: Platform, task: Task, recipe: Recipe, progress: Progress) -> dict[str, FeatureSet]:

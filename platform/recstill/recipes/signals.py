@@ -11,7 +11,9 @@ from recstill.distillation.store import list_stores
 from recstill.recipes.garbage import why_useless
 from recstill.recipes.loading import load_recipe
 from recstill.recipes.run import begin_run, prepare_run
+from recstill.recipes.stage_inputs import score_inputs
 from recstill.recipes.stages import taught_versions
+from recstill.recipes.teaching import store_of
 from recstill.recipes.working import working
 from recstill.registry.runs import finish_run
 
@@ -59,12 +61,13 @@ def score_recipe(platform: Platform, reference: str, overrides: Sequence[str], p
         _, versions = taught_versions(run)
         with platform.registry.transaction() as session:
             finish_run(session, run.id, "finished")
-    return [f"{run.task.spec.name}/{version}/{run.snapshot.id}" for version in versions]
+    keys = {version: score_inputs(run, role, version, weights).key for version, (role, weights) in versions.items()}
+    return [reference_of(store_of(run, version, key)) for version, key in keys.items()]
 
 
 def reference_of(store: SignalStore) -> str:
-    """Name a set of signals: task/teacher/snapshot."""
-    return f"{store.key.task}/{store.key.teacher}/{store.key.snapshot}"
+    """Name a set of signals: task/teacher/snapshot-key, as their folder is named."""
+    return f"{store.key.task}/{store.key.teacher}/{store.folder.name}"
 
 
 def _find(platform: Platform, reference: str) -> SignalStore:

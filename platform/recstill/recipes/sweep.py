@@ -10,10 +10,10 @@ from recstill.api.errors import ConfigError
 from recstill.api.measured import NOT_FINITE
 from recstill.data.files import read_json, write_json
 from recstill.recipes.config import Name, Recipe
-from recstill.recipes.data import is_current
 from recstill.recipes.loading import load_recipe
 from recstill.recipes.mistakes import validated
-from recstill.recipes.run import resume_run, run_recipe
+from recstill.recipes.run import open_run, resume_run, run_recipe
+from recstill.recipes.stage_inputs import run_inputs
 from recstill.recipes.strict_yaml import read_yaml
 from recstill.registry.runs import get_run, list_runs, metrics_of
 from recstill.registry.versions import find_version, lineage_of, version_of_run
@@ -124,14 +124,15 @@ def _split(experiment: Experiment, overrides: Sequence[str]) -> tuple[str, list[
 def _run_once(platform: Platform, reference: str, overrides: list[str], progress: Progress) -> str:
     """Return the run of this recipe: a finished one, a stopped one that goes on, or a new one."""
     name, recipe = load_recipe(platform, reference, overrides)
+    run = open_run(platform, name, recipe, progress)
     with platform.registry.read() as session:
-        same = [run for run in list_runs(session, recipe.task) if run.recipe == name and _is_recipe(run.config, recipe)]
-        found = [(run.id, run.status) for run in same]
-    task, runs = platform.task(recipe.task), platform.settings.folder("runs")
+        same = [row for row in list_runs(session, recipe.task) if row.recipe == name and _is_recipe(row.config, run.recipe)]
+        found = [(row.id, row.status) for row in same]
+    key, runs = run_inputs(run).key, platform.settings.folder("runs")
     for run_id, status in sorted(found, key=lambda pair: pair[1] != "finished"):
         saved = runs / run_id / "run.json"
-        if not saved.is_file() or not is_current(platform, task, read_json(saved)["snapshot"]):
-            continue  # the run is gone, or its data set has a newer version
+        if not saved.is_file() or read_json(saved).get("key") != key:
+            continue  # the run is gone, or something that decided it has changed since
         if status == "finished":
             progress.say(f"run {run_id} has this already")
             return run_id

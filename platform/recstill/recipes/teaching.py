@@ -23,6 +23,7 @@ from recstill.evaluation.retrieval import top_items
 from recstill.recipes.columns import CHUNK as COLUMN_CHUNK
 from recstill.recipes.columns import answers, open_columns, reads_columns
 from recstill.recipes.judging import vectors_of
+from recstill.recipes.stage_inputs import score_inputs
 from recstill.recipes.training import load_trained
 from recstill.training.loop import DenseForward, has_fast_bf16
 
@@ -37,14 +38,15 @@ if TYPE_CHECKING:
 CHUNK = 65_536
 
 
-def store_of(run: Run, teacher: str) -> SignalStore:
-    """Return the store of a teacher version's signals for the run's snapshot."""
-    return SignalStore(SignalKey(run.task.spec.name, teacher, run.snapshot.id), run.platform.settings.folder("signals"))
+def store_of(run: Run, teacher: str, inputs: str) -> SignalStore:
+    """Return the store of a teacher version's signals for the run's snapshot; `inputs` is the key of all that decides them."""
+    key = SignalKey(run.task.spec.name, teacher, run.snapshot.id, inputs)
+    return SignalStore(key, run.platform.settings.folder("signals"))
 
 
-def score_teacher(run: Run, role: str, weights: str, version: str, hidden: Sequence[str]) -> dict[str, Any]:
+def score_teacher(run: Run, role: str, weights: str, store: SignalStore, hidden: Sequence[str]) -> dict[str, Any]:
     """Score every training and validation row that is not scored yet, part by part; return coverage and size."""
-    store, label = store_of(run, version), run.task.spec.primary.name
+    label = run.task.spec.primary.name
     facts = {
         "snapshot_sha256": run.snapshot.meta["sha256"],
         "num_snapshot_rows": run.snapshot.meta["num_rows"],
@@ -143,8 +145,8 @@ def open_teachers(run: Run, versions: Mapping[str, tuple[str, str]]) -> SignalSo
         ]
         return live[0] if len(live) == 1 else Committee(live)
     sources: list[SignalSource] = []
-    for version in versions:
-        store = store_of(run, version)
+    for version, (role, weights) in versions.items():
+        store = store_of(run, version, score_inputs(run, role, version, weights).key)
         source = open_signals(store, run.snapshot.meta["sha256"])
         card = store.card
         assert card is not None

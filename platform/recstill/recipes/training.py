@@ -62,10 +62,10 @@ def build_model(run: Run, role: Role, seed: int, config: TrainingConfig, options
 
 def begin_from(run: Run, role: Role, model: nn.Module) -> None:
     """Give a fresh model the weights of the version that it starts from; what that has not (adapters) stays as it is."""
-    from recstill.recipes.registering import start_weights
+    from recstill.recipes.registered import start_weights
 
     if part := run.recipe.part(role).start_from:
-        state, own = start_weights(run, role, part), portable_state(model)
+        state, own = start_weights(run, role), portable_state(model)
         if beyond := [name for name, value in state.items() if name not in own or own[name].shape != value.shape]:
             raise ConfigError(f"{role}.start_from", [f"{part} has {', '.join(beyond[:3])} in another shape than this model"])
         load_portable_state(model, {**own, **{name: value.float() for name, value in state.items()}})
@@ -165,12 +165,13 @@ def run_fit(
     """Fit with progress, checkpoints and hooks; return the history."""
     judge = judge_of(run.rows, role, bf16=config.bf16)
     spec, warned = run.task.spec, False
-    checkpoints = run.recipe.all_teachers[role].checkpoints if role != "student" else ()
+    kept_epochs = run.recipe.all_teachers[role].checkpoints if role != "student" else ()
+    checkpoints = Checkpoints(run.checkpoints / f"{name}.safetensors")
 
     def after_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
         score = text_of(measure(metrics["score"]))
         run.progress.say(f"{name} epoch {epoch + 1}/{config.epochs}: loss {metrics['loss']:.4f}, validation {score}")
-        if epoch + 1 in checkpoints:
+        if epoch + 1 in kept_epochs:
             save_weights(run, f"{name}@{epoch + 1}", portable_state(model))
         if run.watch is not None:
             run.watch(epoch, metrics["score"])
@@ -203,7 +204,7 @@ def run_fit(
         terms_of=terms_of,
         seed=seed,
         evaluate=lambda current: {"score": judge.validate(current)},
-        checkpoints=Checkpoints(run.folder / "checkpoints" / f"{name}.safetensors"),
+        checkpoints=checkpoints,
         extra=objective.parts if objective is not None and len(objective.parts) else None,
         before_step=objective.at if objective is not None else lambda *_: None,
         progress=run.progress.steps,
@@ -213,6 +214,7 @@ def run_fit(
         history.epochs[-1][LAST_IS_BEST] = 1.0
         if run.watch is None:  # a search says which of its trials was best
             run.progress.say(f"warning: the last epoch of {name} was its best; more epochs (now {config.epochs}) may help")
+    run.earlier_cpu_seconds += checkpoints.earlier_cpu_seconds
     return history.epochs
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from contextlib import contextmanager
@@ -14,10 +13,12 @@ import torch
 from filelock import FileLock, Timeout
 
 from recstill.api.errors import ConfigError, RegistryError
+from recstill.pipeline.inputs import Inputs
 from recstill.recipes.loading import load_recipe
 from recstill.recipes.planning import check_plan
 from recstill.recipes.run import begin_run, prepare_run
 from recstill.recipes.searching import Space, best_of, check_search, default_space, next_trial, with_params
+from recstill.recipes.stage_inputs import run_inputs
 from recstill.recipes.stages import taught_versions
 from recstill.recipes.teaching import open_teachers
 from recstill.recipes.training import train
@@ -64,9 +65,10 @@ def tune(
     name, recipe = load_recipe(platform, reference, overrides)
     space = space or default_space(platform, recipe)
     check_search(platform, recipe, space)
-    study = name_of(name, recipe, space)
+    run = prepare_run(platform, name, recipe, progress)
+    study = name_of(run, space)
     with _alone(platform, study):
-        return _search(platform, name, recipe, space, study, num_trials, progress)
+        return _search(run, space, study, num_trials)
 
 
 @contextmanager
@@ -83,10 +85,9 @@ def _alone(platform: Platform, study: str) -> Iterator[None]:
         lock.release()
 
 
-def _search(
-    platform: Platform, name: str, recipe: Recipe, space: Space, study: str, num_trials: int, progress: Progress
-) -> Tuned:
-    run, is_new = _run_of(platform, name, recipe, study, progress)
+def _search(prepared: Run, space: Space, study: str, num_trials: int) -> Tuned:
+    platform, recipe, progress = prepared.platform, prepared.recipe, prepared.progress
+    run, is_new = _run_of(prepared, study)
     with working(run, "call `recstill tune` again; it goes on with the trials that there are"):
         if is_new:
             begin_run(run, f"tune {study}")
@@ -104,17 +105,16 @@ def _search(
     return found
 
 
-def name_of(name: str, recipe: Recipe, space: Space) -> str:
-    """The study of a recipe and a space: other numbers are another study."""
-    facts = json.dumps([name, recipe.model_dump(mode="json"), sorted(space.items())], sort_keys=True)
-    return f"{name}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
+def name_of(run: Run, space: Space) -> str:
+    """The study of a run and a space: trials of other numbers, rows or code are not comparable, and are another study."""
+    facts = Inputs({"run": run_inputs(run).key, "space": {key: list(ends) for key, ends in space.items()}})
+    return f"{run.name}-{facts.key[:8]}"
 
 
-def _run_of(platform: Platform, name: str, recipe: Recipe, study: str, progress: Progress) -> tuple[Run, bool]:
+def _run_of(run: Run, study: str) -> tuple[Run, bool]:
     """Return the run of a study, and whether it is new."""
-    with platform.registry.read() as session:
-        earlier = next((row.id for row in list_runs(session, recipe.task) if row.recipe == f"tune {study}"), None)
-    run = prepare_run(platform, name, recipe, progress)
+    with run.platform.registry.read() as session:
+        earlier = next((row.id for row in list_runs(session, run.recipe.task) if row.recipe == f"tune {study}"), None)
     return (run, True) if earlier is None else (replace(run, id=earlier), False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,8 @@ class Checkpoints:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.earlier_cpu_seconds = 0.0  # what earlier attempts spent until the checkpoint that was loaded
+        self._started = time.process_time()
 
     def save(
         self,
@@ -46,6 +49,7 @@ class Checkpoints:
             "epochs": history.epochs,
             "best_epoch": history.best_epoch,
             "best_score": history.best_score,
+            "cpu_seconds": self.earlier_cpu_seconds + time.process_time() - self._started,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_suffix(".new")
@@ -64,6 +68,7 @@ class Checkpoints:
         with safe_open(self.path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             progress: dict[str, Any] = json.loads(file.metadata()["progress"])
+        self.earlier_cpu_seconds = float(progress.get("cpu_seconds", 0.0))
         trained.load_state_dict(_below(tensors, "model."))
         current = _table_state(trained)
         for name, value in _below(tensors, "table.").items():

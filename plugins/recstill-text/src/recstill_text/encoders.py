@@ -91,6 +91,12 @@ class _TextTeacher:
         """Load the tokenizer that fitting would use. Raise ValueError if the model cannot be used with it."""
         load_tokenizer(self.source, self.model, self.pad_token)
 
+    @staticmethod
+    def reads_files(options: Mapping[str, Any]) -> list[Path]:
+        """Return the folder of the pretrained model of these options, where it is one of this machine."""
+        source = find_model(options.get("model", "minilm-l6"))
+        return [] if isinstance(source, str) else [source]
+
     def _hidden(self, width: int) -> dict[str, int]:
         raise NotImplementedError
 
