@@ -207,7 +207,7 @@ def snapshot_inputs(platform: Platform, task: Task, chosen: BaseModel, service: 
 def _own_code() -> dict[str, str]:
     """The digest of the parts of recstill that make rows."""
     package = Path(recstill.__file__).parent
-    places = ("recipes/data.py", "recipes/mixing.py", "recipes/reviews.py", "features", "data/snapshot.py")
+    places = ("recipes/data.py", "recipes/mixing.py", "recipes/reviews.py", "features", "data")
     return {place: digest_of_tree(package / place) for place in places}
 
 
