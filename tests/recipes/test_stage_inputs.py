@@ -66,6 +66,7 @@ RECIPE: dict[str, tuple[Any, set[str]]] = {
     "rules": ((RuleConfig(when="x > 0", score=1.0),), STUDENTS),
     "baselines": (("lightgbm-baseline",), set()),  # adds a stage
     "threads": (2, TRAINED),
+    "gates": ({"size": {"min_ratio": 4.0}}, EXPORTED),
     "prune": (PruneConfig(share=0.3), PRUNED),
     "quantise": (QuantiseConfig(recovery=TrainingConfig(epochs=7)), {"quantised", "student"}),
 }
@@ -84,6 +85,7 @@ TASK: dict[str, tuple[Any, set[str]]] = {
     "derived_keys": ({"k": "v:f"}, EXPORTED), "attributes": (("x",), ALL), "retrieval": (RetrievalSpec(k=7), ALL),
     "slices": (("x",), ALL), "fairness": (("x",), ALL), "decision": (DecisionSpec(cost_miss=7.0), ALL),
     "default_recipe": ("other", EXPORTED), "case": ("other", EXPORTED), "auction": (True, EXPORTED),
+    "gates": ({"size": {"min_ratio": 4.0}}, EXPORTED),
 }  # fmt: skip
 LABEL: dict[str, tuple[Any, set[str]]] = {
     "name": ("z", ALL), "kind": ("count", ALL), "num_classes": (7, ALL), "weight": (7.0, ALL), "primary": (None, set()),

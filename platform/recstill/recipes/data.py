@@ -47,7 +47,7 @@ NO_SERVICE = "none"
 _OWN = ("key", "context", "row")
 # What only people read of a task's description.
 _WORDS: Any = {
-    "description": True, "default_recipe": True, "case": True,
+    "description": True, "default_recipe": True, "case": True, "gates": True,
     "labels": {"__all__": {"description"}}, "features": {"__all__": {"title"}},
 }  # fmt: skip
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Of a task: words, what is checked before training, and what the rows or the features' part hold already.
 _NOT_IN_TASK: Any = {
     "name": True, "dataset": True, "description": True, "default_recipe": True, "case": True, "auction": True,
-    "derived_keys": True, "features": True, "endpoint": True, "labels": {"__all__": {"description"}},
+    "derived_keys": True, "features": True, "endpoint": True, "gates": True, "labels": {"__all__": {"description"}},
 }  # fmt: skip
 _ENDPOINT_KEYS = {"query_key", "item_key"}
 # Of a model: names, and what its features' part and the version that it starts from say by content.
@@ -120,6 +120,7 @@ def exported_inputs(run: Run, role: str, trained: str, taught: Mapping[str, str]
         "role": role,
         "register_as": part.register_as,
         "task": _dump(run.task.spec, None),
+        "gates": run.recipe.gates,
         "service": run.features[role].to_json(),
         "taught by": dict(taught),
         "code": _code(run, {run.kind(role): [part.name]}),
