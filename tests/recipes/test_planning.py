@@ -363,9 +363,9 @@ def test_a_search_is_checked_before_its_teacher_trains(clicks: Platform) -> None
         tune(clicks, "biased", QUICK, 1, {"0.nothing": (1.0, 2.0)}, Progress())
     with pytest.raises(ConfigError, match="student.training.epochs is 0"):
         tune(clicks, "biased", [*QUICK, "student.training.epochs=0"], 1, None, Progress())
-    name, recipe = load_recipe(clicks, "biased", QUICK)
+    run = prepare_run(clicks, *load_recipe(clicks, "biased", QUICK), Progress())
     space = {"0.weight": (1.0, 2.0)}
-    lock = FileLock(clicks.settings.folder("locks") / f"tune-{name_of(name, recipe, space)}.lock")
+    lock = FileLock(clicks.settings.folder("locks") / f"tune-{name_of(run, space)}.lock")
     with lock, pytest.raises(RegistryError, match="is being worked on by another process"):
         tune(clicks, "biased", QUICK, 1, space, Progress())
     with clicks.registry.transaction() as session:
