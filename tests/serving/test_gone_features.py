@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from recstill.api import FeatureError
+from recstill.data.files import write_card
 from recstill.data.packed import current_version
 from recstill.data.versions import next_name, prune
 from recstill.recipes.platform import Platform
@@ -38,7 +39,7 @@ def a_copy(version: Path, root: Path, without: str = "") -> Path:
     meta = json.loads((target / "online.json").read_text())
     meta["version"] = target.name
     meta["views"].pop(without, None)
-    (target / "online.json").write_text(json.dumps(meta))
+    write_card(target / "online.json", meta)
     return target
 
 

@@ -75,6 +75,8 @@ def row_remarks(rows: pa.Table, spec: TaskSpec) -> list[str]:
     remarks = []
     for label in spec.labels:
         values, _ = label_values(label, rows[label.name])
+        if values is not None and not label.primary and np.isnan(values[split == "train"]).all():
+            remarks.append(f"remark: no training row knows label {label.name!r}: models learn it from a teacher only")
         if values is not None and label.kind != "regression":
             remarks += _undefined(label, values, split)
     label = spec.primary
@@ -124,12 +126,15 @@ def _split_problems(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.obje
 
 def _class_problems(label: LabelSpec, values: Floats, split: NDArray[np.object_]) -> list[str]:
     """A split that tells nothing apart can neither train nor judge. Other labels than the primary one need the training
-    rows only: where they are not known, or all alike, their metrics are undefined, and that is a remark."""
+    rows only: where they are not known, or all alike, their metrics are undefined, and that is a remark. So is one that no
+    training row knows: a teacher may speak about it."""
     problems = []
     for name in SPLITS if label.primary else ("train",):
         known = values[(split == name) & ~np.isnan(values)]
         if not (split == name).any():
             continue  # an empty split is a problem of its own
+        if not label.primary and not len(known):
+            continue
         what = _sameness(label, known)
         if what and not (label.kind in ("multiclass", "regression") and len(known) and name != "train"):
             problems.append(f"the {name} split has {what} of label {label.name!r}; split otherwise, or bring more rows")
