@@ -7,12 +7,12 @@ import subprocess
 import sys
 from importlib.metadata import Distribution, EntryPoint
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from recstill.api import PluginError, UnknownNameError, hookimpl
+from recstill.api import PluginError, UnknownNameError
 from recstill.plugins import Catalog, load_plugins
+from recstill.plugins.manager import digest_of
 
 
 class FakeDistribution(Distribution):
@@ -95,6 +95,13 @@ def test_a_name_that_two_plugins_offer_belongs_to_neither_and_the_rest_work(
         assert f"`recstill plugins disable {name}`" in str(caught.value)
 
 
+STRANGE_NAMES = ["", " ", "a b", "a\nb", "\x1b[31mred", "../up", "Große", "\ud800"]
+LAZY = (
+    "import sys; from collections import UserDict; "
+    "return type('M', (UserDict,), {{'__iter__': lambda self: {names}, '__getitem__': lambda self, name: {value}}})()"
+)
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [
@@ -102,6 +109,10 @@ def test_a_name_that_two_plugins_offer_belongs_to_neither_and_the_rest_work(
         ("import sys; sys.exit('licence expired')", "it called sys.exit('licence expired')"),
         ("return None", "it returned NoneType, not a mapping of names"),
         ("return {1: None}", "1 is no name"),
+        *[(f"return {{{name!r}: None}}", f"{name!a} is no name") for name in STRANGE_NAMES],
+        ("raise type('E', (Exception,), {'__str__': lambda self: 1 / 0})()", "E, whose text raises ZeroDivisionError"),
+        (LAZY.format(names="1 / 0", value="None"), "ZeroDivisionError"),
+        (LAZY.format(names="iter(['a'])", value="sys.exit(3)"), "it called sys.exit(3)"),
     ],
 )
 def test_a_hook_that_fails_leaves_out_its_plugin_and_is_named(
@@ -142,6 +153,61 @@ def test_what_a_plugin_prints_goes_to_the_log_and_never_to_stdout(
     assert "offered" in caplog.text
 
 
+def test_what_a_plugin_changes_for_all_is_undone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    source = (
+        "import io, logging, os, sys\nos.chdir('/')\nlogging.disable()\nprint('bye')\nsys.stdout.close()\n"
+        "sys.stdout, sys.stderr = io.StringIO(), None\n"
+    )
+    before = Path.cwd(), sys.stdout, sys.stderr
+    plugins = load_plugins(found=[installed("grabby", source + GOOD, monkeypatch, tmp_path)])
+    assert list(plugins.catalog("gates")) == ["open"]
+    assert (Path.cwd(), sys.stdout, sys.stderr) == before
+    print("data")
+    assert capsys.readouterr().out == "data\n"
+    assert "plugin grabby printed in its import: bye" in caplog.text
+
+
+def test_a_plugin_in_place_of_its_module_is_recognised_by_its_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    source = (
+        "import sys\nfrom recstill.api import hookimpl\nclass Plugin:\n    @hookimpl\n"
+        "    def register_gates(self): return {'open': None}\nsys.modules[__name__] = Plugin()\n"
+    )
+    found = [installed("lazy", source, monkeypatch, tmp_path)]
+    first, again = (load_plugins(found=found).get("lazy").digest for _ in range(2))
+    assert first == again == digest_of(tmp_path / "plug_lazy.py")
+
+
+def test_features_that_are_no_list_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    source = "from recstill.api import hookimpl\n@hookimpl\ndef register_feature_definitions(): return 5"
+    plugins = load_plugins(found=[installed("odd", source, monkeypatch, tmp_path)])
+    with pytest.raises(PluginError, match="'odd' failed in register_feature_definitions: TypeError"):
+        plugins.feature_definitions()
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({}, "is installed in part"),
+        ({"METADATA": b"Metadata-Version: 2.1\nName: half\n"}, "is installed in part"),
+        ({"entry_points.txt": b"[recstill]\nh\xff = half_module\n"}, ""),
+    ],
+)
+def test_an_installation_that_broke_off_leaves_the_others_working(
+    files: dict[str, bytes], words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    info = tmp_path / "half-1.0.dist-info"
+    info.mkdir()
+    for name, content in ({"entry_points.txt": b"[recstill]\nhalf = half_module\n"} | files).items():
+        (info / name).write_bytes(content)
+    (tmp_path / "half_module.py").write_text(GOOD)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plugins = load_plugins()
+    assert "recstill-gates" in [plugin.name for plugin in plugins.loaded]
+    assert [words in plugin.problems[0] for plugin in plugins.broken] == ([True] if words else [])
+
+
 def test_an_object_whose_properties_raise_is_never_asked_for_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     source = (
         "from unittest.mock import call\nfrom recstill.api import hookimpl\n"
@@ -166,19 +232,14 @@ def test_a_class_instead_of_an_instance_is_reported(monkeypatch: pytest.MonkeyPa
     assert "names the class 'Plugin'" in plugins.broken[0].problems[0]
 
 
-def test_listeners_get_the_arguments_they_ask_for() -> None:
-    heard = []
-    module = ModuleType("listener")
-
-    @hookimpl
-    def after_promotion(name: str, version: int) -> None:
-        heard.append((name, version))
-
-    module.after_promotion = after_promotion  # type: ignore[attr-defined]
-    sys.modules["listener"] = module
-    plugins = load_plugins(found=[(EntryPoint("listener", "listener", "recstill"), FakeDistribution("listener"))])
+def test_listeners_get_the_arguments_they_ask_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    source = (
+        "from recstill.api import hookimpl\nheard = []\n"
+        "@hookimpl\ndef after_promotion(name, version): heard.append((name, version))\n"
+    )
+    plugins = load_plugins(found=[installed("listener", source, monkeypatch, tmp_path)])
     plugins.tell("after_promotion", name="ads", version=3, alias="champion")
-    assert heard == [("ads", 3)]
+    assert sys.modules["plug_listener"].heard == [("ads", 3)]
 
 
 def test_a_misspelt_name_is_answered_with_the_close_one() -> None:

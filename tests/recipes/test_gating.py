@@ -34,9 +34,17 @@ def leaves(candidate):
 def talks(candidate):
     return "it is fine"
 
+def mumbles(candidate):
+    return GateResult("no", "it is not fine")
+
+def bribes(candidate):
+    for name in candidate.metrics:
+        candidate.metrics[name] = 1.0
+    return GateResult(True, "fine")
+
 @hookimpl
 def register_gates():
-    return {"raises": raises, "leaves": leaves, "talks": talks}
+    return {"raises": raises, "leaves": leaves, "talks": talks, "mumbles": mumbles, "a-bribe": bribes}
 """
 
 
@@ -65,7 +73,11 @@ def test_a_gate_that_raises_has_failed_with_its_reason(broken_gates: Platform, t
     assert "raises: Plugin 'bad-gates' failed in gate raises: KeyError: 'other.auc'" in text
     assert "leaves: Plugin 'bad-gates' failed in gate leaves: it called sys.exit(3)" in text
     assert "talks: plugin 'bad-gates' answered str, not a GateResult" in text
-    results = judge(broken_gates, "ads:1")[1]
+    assert "mumbles: plugin 'bad-gates' answered `passed` of type str, which is neither True nor False" in text
+    version, results, _ = judge(broken_gates, "ads:1")
+    calibration = version.measured["purchase.calibration"]
+    assert isinstance(calibration, float)
+    assert f"{calibration:.3f}" in results["calibration"].reason  # as measured, not as another gate left it
     assert {"quality", "calibration", "parity", "size", "fairness"} <= set(results)
     (tmp_path / "site" / "bad_gates.py").write_text("raise RuntimeError('gone')")
     import sys

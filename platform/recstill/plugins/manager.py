@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from importlib.machinery import PathFinder
 from importlib.metadata import Distribution, EntryPoint, distributions
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ import pluggy
 
 from recstill.api import hookspecs
 from recstill.api.errors import PluginError, UnknownNameError
+from recstill.api.names import NAME_RULE, is_name
 from recstill.plugins.catalog import Catalog
 from recstill.plugins.shield import LOG, shielded
 from recstill.plugins.validation import hook_problems, implementations
@@ -69,11 +72,21 @@ class LoadedPlugin:
     @cached_property
     def digest(self) -> str:
         """The sha256 over the Python, YAML and JSON files of the plugin's package."""
-        module = importlib.util.find_spec(self.entry_point.split(":")[0].strip())
-        if module is None or module.origin is None:
-            raise PluginError(f"Plugin {self.name!r} has no file that its code could be recognised by.")
-        origin = Path(module.origin)
-        return digest_of(origin.parent if origin.name == "__init__.py" else origin)
+        return digest_of(_code_of(self.entry_point))
+
+
+def _code_of(entry_point: str) -> Path:
+    """Return the folder of the package, or the module, that an entry point names. Raise PluginError if it has no file."""
+    name = entry_point.split(":")[0].strip()
+    try:
+        module = importlib.util.find_spec(name)
+    except ValueError:  # it put something else into its own place in sys.modules
+        parent = name.rpartition(".")[0]
+        module = PathFinder.find_spec(name, sys.modules[parent].__path__ if parent else None)
+    if module is None or module.origin is None:
+        raise PluginError(f"{name!r} has no file that its code could be recognised by")
+    origin = Path(module.origin)
+    return origin.parent if origin.name == "__init__.py" else origin
 
 
 def digest_of(code: Path) -> str:
@@ -125,15 +138,15 @@ class Plugins:
     def feature_definitions(self) -> list[Any]:
         """Return the Feast objects that plugins offer."""
         offered: list[Any] = []
-        for _, answer in self._ask("register_feature_definitions", {}):
-            offered += answer() or ()
+        for _, answer in self._ask("register_feature_definitions", {}, read=lambda answer: list(answer or ())):
+            offered += answer()
         return offered
 
     def catalog(self, kind: str) -> Catalog[Any]:
         """Return everything of one kind (`tasks`, `students` …). A plugin whose hook fails offers nothing of that kind."""
         if kind not in self._catalogs:
             catalog: Catalog[Any] = Catalog(KINDS[kind], partial(self._who_else, kind))
-            for plugin, answer in self._ask(f"register_{kind}", {}):
+            for plugin, answer in self._ask(f"register_{kind}", {}, read=_as_plain):
                 try:
                     offers = _checked_offers(plugin, kind, answer())
                 except PluginError as error:
@@ -155,13 +168,17 @@ class Plugins:
                 return plugin
         raise UnknownNameError("plugin", name, [plugin.name for plugin in self.loaded])
 
-    def _ask(self, hook: str, facts: Mapping[str, Any]) -> Iterator[tuple[str, Callable[[], Any]]]:
-        """Yield (plugin, a call of its hook), in the order in which pluggy would call them."""
+    def _ask(
+        self, hook: str, facts: Mapping[str, Any], read: Callable[[Any], Any] = lambda answer: answer
+    ) -> Iterator[tuple[str, Callable[[], Any]]]:
+        """Yield (plugin, a call of its hook), in the order in which pluggy would call them.
+
+        read: makes something plain of the answer, whose methods are the plugin's code as much as the hook is.
+        """
         for implementation in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
             arguments = [facts[name] for name in implementation.argnames]
-            plugin, function = str(implementation.plugin_name), implementation.function
-
-            yield plugin, partial(shielded, plugin, hook, partial(function, *arguments))
+            plugin, ask = str(implementation.plugin_name), partial(implementation.function, *arguments)
+            yield plugin, partial(shielded, plugin, hook, partial(_answer, ask, read))
 
     def _break(self, plugin: str, problem: str) -> None:
         entry_point = next(loaded.entry_point for loaded in self.loaded if loaded.name == plugin)
@@ -184,7 +201,7 @@ def load_plugins(
     loaded: list[LoadedPlugin] = []
     broken: list[BrokenPlugin] = []
     for entry_point, distribution in found if found is not None else installed():
-        name = normalised(distribution.name)
+        name = name_of(entry_point, distribution)
         if wanted is not None and name not in wanted:
             continue
         try:
@@ -203,25 +220,50 @@ def installed() -> Iterator[tuple[EntryPoint, Distribution]]:
     """Find the entry points of all installed plugins, without loading one."""
     seen = set()
     for distribution in distributions():
-        for entry_point in distribution.entry_points:
+        for entry_point in _entry_points(distribution):
             if entry_point.group == hookspecs.PROJECT and (distribution.name, entry_point.value) not in seen:
                 seen.add((distribution.name, entry_point.value))
                 yield entry_point, distribution
 
 
-def _load(name: str, version: str, entry_point: EntryPoint) -> LoadedPlugin:
+def name_of(entry_point: EntryPoint, distribution: Distribution) -> str:
+    """Return a plugin's name: its distribution's, or the entry point's where an installation that broke off has none."""
+    return normalised(distribution.name or entry_point.name)
+
+
+def _entry_points(distribution: Distribution) -> Iterable[EntryPoint]:
+    try:
+        return distribution.entry_points
+    except (ValueError, OSError) as error:  # of any package that is installed, not only of plugins
+        LOG.warning("The entry points of %s cannot be read: %s. Install it again.", distribution.name, error)
+        return ()
+
+
+def _load(name: str, version: str | None, entry_point: EntryPoint) -> LoadedPlugin:
     """Import one plugin and check its hooks. Raise PluginError with everything that is wrong with it."""
+    if not version:
+        raise PluginError(f"Plugin {name!r} is installed in part: its METADATA names no version. Install it again")
     plugin = shielded(name, "its import", entry_point.load)
     if problems := shielded(name, "the check of its hooks", lambda: hook_problems(plugin)):
         raise PluginError("; ".join(problems))
+    shielded(name, "the search for its code", lambda: _code_of(entry_point.value))
     return LoadedPlugin(name, version, entry_point.value, implementations(plugin))
 
 
+def _answer(ask: Callable[[], Any], read: Callable[[Any], Any]) -> Any:
+    return read(ask())
+
+
+def _as_plain(answer: Any) -> Any:
+    return dict(answer) if isinstance(answer, Mapping) else answer
+
+
 def _checked_offers(plugin: str, kind: str, offers: Any) -> Mapping[str, Any]:
+    """Return what a plugin offers. Names are typed by people and end up in recipes, paths and tables: they have one rule."""
     if not isinstance(offers, Mapping):
         raise PluginError(
             f"Plugin {plugin!r} failed in register_{kind}: it returned {type(offers).__name__}, not a mapping of names"
         )
-    if strange := [name for name in offers if not isinstance(name, str) or not name]:
-        raise PluginError(f"Plugin {plugin!r} failed in register_{kind}: {strange[0]!r} is no name")
+    if strange := [name for name in offers if not isinstance(name, str) or not is_name(name)]:
+        raise PluginError(f"Plugin {plugin!r} failed in register_{kind}: {strange[0]!a} is no name: {NAME_RULE}")
     return offers

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from recstill.api.errors import PluginError, RecstillError, RegistryError, UnknownNameError
 from recstill.api.gates import GateResult
@@ -46,7 +49,8 @@ def check_bounds(platform: Platform, bounds: object, place: str) -> list[str]:
 
 
 def ask_gates(platform: Platform, candidate: Candidate, bounds: Bounds) -> dict[str, GateResult]:
-    """Return what every gate says. One that raises, answers something else or is not there to be asked has failed."""
+    """Return what every gate says. One that raises, answers something else or is not there to be asked has failed. Each sees a
+    candidate of its own, so that none can change what the next one judges."""
     catalog = platform.catalog("gates")
     found = {name: _ask(catalog.owner(name), name, catalog[name], candidate, bounds.get(name, {})) for name in catalog}
     found |= {name: GateResult(False, catalog.clash_words(name)) for name in catalog.clashes}
@@ -57,12 +61,15 @@ def ask_gates(platform: Platform, candidate: Candidate, bounds: Bounds) -> dict[
 
 def _ask(plugin: str, name: str, gate: Any, candidate: Candidate, options: Mapping[str, float]) -> GateResult:
     try:
-        result = shielded(plugin, f"gate {name}", lambda: gate(candidate, **options))
+        result = shielded(plugin, f"gate {name}", lambda: gate(copy.deepcopy(candidate), **options))
     except PluginError as error:
         return GateResult(False, str(error))
     if not isinstance(result, GateResult):
         return GateResult(False, f"plugin {plugin!r} answered {type(result).__name__}, not a GateResult")
-    return result
+    if not isinstance(result.passed, (bool, np.bool_)):  # a text such as "no" would count as true
+        kind = type(result.passed).__name__
+        return GateResult(False, f"plugin {plugin!r} answered `passed` of type {kind}, which is neither True nor False")
+    return GateResult(bool(result.passed), result.reason if isinstance(result.reason, str) else "it gave no reason")
 
 
 def _unloaded(platform: Platform) -> dict[str, GateResult]:

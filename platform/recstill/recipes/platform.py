@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from recstill.api.errors import PluginError
-from recstill.plugins.manager import Plugins, installed, load_plugins, normalised
+from recstill.plugins.manager import Plugins, installed, load_plugins, name_of, normalised
 from recstill.plugins.shield import LOG
 from recstill.registry.address import shown
 from recstill.registry.engine import Registry, open_registry
@@ -95,8 +95,8 @@ def _register_installed(registry: Registry) -> dict[str, bool]:
 def _left_out(states: Mapping[str, bool]) -> dict[str, str]:
     """Return the installed plugins that take no part, with why; no plugin is loaded for it."""
     words = {}
-    for _, distribution in installed():
-        name = normalised(distribution.name)
+    for entry_point, distribution in installed():
+        name = name_of(entry_point, distribution)
         if name not in states:
             words[name] = f"it is installed and not registered: `recstill plugins register {name}`"
         elif not states[name]:
