@@ -99,7 +99,8 @@ FEATURE: dict[str, tuple[Any, set[str]]] = {
 ENDPOINT: dict[str, tuple[Any, set[str]]] = {
     "path": ("/other", EXPORTED), "query_key": ("x", ALL), "item_key": ("x", ALL), "items_field": ("other", EXPORTED),
     "context": ((ContextSpec(name="c"),), EXPORTED), "query_optional": (True, EXPORTED), "catalogue": (True, EXPORTED),
-    "filters": (("x",), EXPORTED), "max_id_bytes": (7, EXPORTED), "max_items": (7, EXPORTED), "max_body_bytes": (7, EXPORTED),
+    "filters": (("x",), EXPORTED), "max_id_bytes": (7, EXPORTED), "nothing_known": ("refuse", EXPORTED),
+    "max_items": (7, EXPORTED), "max_body_bytes": (7, EXPORTED),
 }  # fmt: skip
 
 
