@@ -150,7 +150,7 @@ def test_values_that_are_damaged_or_of_an_older_format_are_not_kept(applied: Set
     second = bring(applied, said)
     assert set(second.views) == {"rider_stats"}
     assert "driver_stats: its values of before cannot be kept" in "\n".join(said)
-    keys = second.folder / "rider_stats" / "keys.npy"
+    keys = second.folder / "rider_stats" / "#keys.npy"
     keys.write_bytes(keys.read_bytes()[:-1] + b"x")
     third = bring(applied, said, names=("driver_stats",))
     assert set(third.views) == {"driver_stats"}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PACKED = ("int", "bool", "float", "string", "date", "timestamp", "null")
-_IDS = "#ids"
+_IDS, _KEYS = "#ids", "#keys.npy"  # no feature has such a name
 
 
 def combine_keys(columns: Sequence[Typed | Values]) -> NDArray[np.uint64]:
@@ -130,7 +130,7 @@ def write_view(folder: Path, name: str, join_keys: Sequence[str], columns: Colum
     keys = combine_keys([typed[key] for key in join_keys])
     order = np.argsort(keys, kind="stable")
     order = order[keys[order] != 0]
-    np.save(target / "keys.npy", keys[order])
+    np.save(target / _KEYS, keys[order])
     unserved: dict[str, str] = {}
     if len(join_keys) == 1:
         _write(target, _IDS, typed[join_keys[0]][order])
@@ -191,7 +191,7 @@ def open_store(folder: Path, views: Sequence[str] | None = None) -> PackedStore:
     for name, card in meta["views"].items():
         if views is not None and name not in views:
             continue
-        if "types" not in card:
+        if "types" not in card or _KEYS not in card["files"]:
             raise FeatureError(f"{folder} was packed by an older recstill. Run `recstill features materialize` again.")
         for file, digest in card["files"].items():
             check_sha256(folder / name / file, digest, "Run `recstill features materialize` again.")
@@ -203,7 +203,7 @@ def _open_view(folder: Path, name: str, card: Mapping[str, Any]) -> PackedView:
     keys, types, unserved = tuple(card["join_keys"]), dict(card["types"]), dict(card["unserved"])
     features = [feature for feature in types if feature not in keys and feature not in unserved]
     stored = {feature: _open(folder, feature, types[feature]) for feature in features}
-    hashed = np.load(folder / "keys.npy", mmap_mode="r")
+    hashed = np.load(folder / _KEYS, mmap_mode="r")
     ids = _open(folder, _IDS, types[keys[0]]).read(np.arange(len(hashed))) if len(keys) == 1 else None
     assert not isinstance(ids, Lists)
     return PackedView(name, keys, hashed, stored, types, ids, unserved)

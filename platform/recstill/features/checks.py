@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from feast import FileSource
 from feast.value_type import ValueType
 
 from recstill.api.errors import FeatureError
@@ -40,6 +41,7 @@ def check_definitions(contents: RepoContents) -> None:
 
 def _problems(view: FeatureView) -> Iterator[str]:
     availability = view.tags.get("availability")
+    yield from _name_problems(view)
     if availability not in ("request", "training"):
         yield f"view {view.name!r} needs the tag availability: request or training"
     if availability == "training" and view.online:
@@ -59,6 +61,19 @@ def _problems(view: FeatureView) -> Iterator[str]:
                 f"view {view.name!r}, feature {field.name!r}: type {field.dtype} cannot be served; use one of "
                 f"{', '.join(SERVED)}, or an Array of one of them ({_way_out(str(field.dtype))}), or tag the view "
                 f"availability: training"
+            )
+
+
+def _name_problems(view: FeatureView) -> Iterator[str]:
+    for name in (view.name, *(field.name for field in view.features)):
+        if not name.isprintable() or {"#", "/"} & set(name):
+            yield f"view {view.name!r}: {name!r} cannot name a file: leave out '#', '/' and control characters"
+    moments = [view.batch_source.timestamp_field] if isinstance(view.batch_source, FileSource) else []
+    for name in (*moments, *(field.name for field in view.features)):
+        if name.endswith("_y"):
+            yield (
+                f"view {view.name!r}: Feast's joins of files lose columns whose names end in '_y', such as {name!r}: give it "
+                f"another name in the source, or a feature one in its field_mapping"
             )
 
 

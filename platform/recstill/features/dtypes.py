@@ -34,6 +34,13 @@ def logical_types(dtypes: Mapping[str, str]) -> dict[str, str]:
     return {name: dtypes[name] if kind is None else logical_type(kind) for name, kind in found.items()}
 
 
+def is_entity(key: pa.ChunkedArray) -> pa.ChunkedArray:
+    """(N,): which values of a join key name an entity; a null and an empty string name none, as in a request."""
+    if logical_type(key.type) == "string":
+        return pc.fill_null(pc.not_equal(key, pa.scalar("", key.type)), fill_value=False)
+    return key.is_valid()
+
+
 def as_declared(table: pa.Table, view: str, dtypes: Mapping[str, str]) -> pa.Table:
     """Give the columns of a view the types that it declares. Columns of a type that cannot be served stay as they are.
 
@@ -72,6 +79,7 @@ def _is_lossless(found: pa.DataType, kind: pa.DataType) -> bool:
     numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
     if any(test(found) for test in numbers) and any(test(kind) for test in numbers):
         return True
-    if pa.types.is_list(found) or pa.types.is_large_list(found):
-        return pa.types.is_list(kind)
+    if pa.types.is_list(kind) and logical_type(found).startswith("list<"):
+        item, wanted = found.value_type, kind.value_type
+        return logical_type(item) == logical_type(wanted) or pa.types.is_null(item) or _is_lossless(item, wanted)
     return bool(pa.types.is_date(found) and pa.types.is_timestamp(kind))

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from recstill.api.errors import DataError, FeatureError
 from recstill.data.arrow import logical_type, plain_table
 from recstill.data.columns import column_of
-from recstill.features.dtypes import arrow_type, as_declared
+from recstill.features.dtypes import arrow_type, as_declared, is_entity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,7 +59,7 @@ def _retrieve(store: FeatureStore, entities: pa.Table, views: Sequence[View], wa
     stand-in of a null is taken away again. Nothing comes back through pandas.
     """
     keys = list(dict.fromkeys(key for view in views for key in view.join_keys))
-    gaps = {key: np.asarray(entities[key].is_null()) for key in keys}
+    gaps = {key: ~np.asarray(is_entity(entities[key])) for key in keys}
     filled = {key: pc.fill_null(entities[key], _stand_in(entities[key].type)) for key in keys}
     asked = pa.table({_MOMENT: entities[_MOMENT], **filled, _ROW: np.arange(len(entities), dtype=np.int64)})
     references = [f"{name}:{feature}" for name, features in wanted.items() for feature in features]

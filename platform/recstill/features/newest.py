@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import ibis
 
 from recstill.api.errors import FeatureError
-from recstill.features.dtypes import as_declared
+from recstill.features.dtypes import as_declared, is_entity
 from recstill.features.offline import DuckDBOfflineStoreConfig, file_of, read_source
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from recstill.features.featureset import View
 
 EPOCH = datetime(1970, 1, 2, tzinfo=UTC)
+MOMENT, CREATED = "#event_timestamp", "#created"  # no feature has such a name
 
 
 def newest(store: FeatureStore, view: View, until: datetime) -> pa.Table:
@@ -34,7 +35,7 @@ def newest(store: FeatureStore, view: View, until: datetime) -> pa.Table:
 
 
 def newest_rows(store: FeatureStore, view: View, until: datetime) -> pa.Table:
-    """Return the same with the columns `event_timestamp` and `created`, for the online store."""
+    """Return the same with the columns MOMENT and, where the source has one, CREATED, for the online store."""
     definition: FeatureView = store.get_feature_view(view.name)
     source = definition.batch_source
     original = {new: old for old, new in source.field_mapping.items()}
@@ -51,12 +52,12 @@ def newest_rows(store: FeatureStore, view: View, until: datetime) -> pa.Table:
     )
     table = job.to_arrow()
     columns = {name: table[original.get(name, name)] for name in names}
-    columns["event_timestamp"] = table[source.timestamp_field]
+    columns[MOMENT] = table[source.timestamp_field]
     if source.created_timestamp_column:
-        columns["created"] = table[source.created_timestamp_column]
+        columns[CREATED] = table[source.created_timestamp_column]
     rows = type(table).from_arrays(list(columns.values()), names=list(columns))
     for key in view.join_keys:
-        rows = rows.filter(rows[key].is_valid())
+        rows = rows.filter(is_entity(rows[key]))
     return as_declared(rows, view.name, {**view.key_types, **view.features})
 
 
@@ -111,32 +112,38 @@ def rows_left_out(store: FeatureStore, view: View) -> list[str]:
     moment = table[source.timestamp_field].cast("timestamp('UTC', 6)")
     original = {new: old for old, new in source.field_mapping.items()}
     keys = [original.get(key, key) for key in view.join_keys]
-    no_key = ibis.or_(*[table[key].isnull() for key in keys])
+    no_key = ibis.or_(*[_names_nobody(table[key]) for key in keys])
     counts = {
         "have no timestamp": moment.isnull(),
         f"are older than {EPOCH:%Y-%m-%d}": moment < ibis.literal(EPOCH),
         f"lie in the future, after {datetime.now(UTC):%Y-%m-%d %H:%M} UTC": moment > ibis.literal(datetime.now(UTC)),
         f"have no {' or '.join(view.join_keys)}": no_key,
     }
+    if source.created_timestamp_column:
+        counts[f"have no {source.created_timestamp_column}"] = table[source.created_timestamp_column].isnull()
     totals = table.aggregate(**{f"n{place}": condition.sum() for place, condition in enumerate(counts.values())})
     found = totals.to_pyarrow().to_pylist()[0].values()
     words = [f"{count:,} rows {words} and are left out" for words, count in zip(counts, found, strict=True) if count]
     return words + _twins(table, keys, definition)
 
 
+def _names_nobody(key: Any) -> Any:
+    return key.isnull() | (key == "") if key.type().is_string() else key.isnull()
+
+
 def _twins(table: Any, keys: list[str], view: FeatureView) -> list[str]:
-    """Say for how many entities two different rows have one moment, which only a created timestamp can order."""
+    """Say for how many entities two rows of one moment, and of one creation, have different features."""
     source = view.batch_source
-    if source.created_timestamp_column:
-        return []
-    groups = table.distinct().group_by([*keys, source.timestamp_field]).aggregate(num_rows=ibis._.count())
+    original = {new: old for old, new in source.field_mapping.items()}
+    features = [original.get(field.name, field.name) for field in view.features]
+    moments = [column for column in (source.timestamp_field, source.created_timestamp_column) if column]
+    rows = table.select(*dict.fromkeys([*keys, *moments, *features])).distinct()
+    groups = rows.group_by([*keys, *moments]).aggregate(num_rows=ibis._.count())
     count = groups.filter(groups.num_rows > 1).count().to_pyarrow().as_py()
     if not count:
         return []
-    return [
-        f"{count:,} times an entity has different rows for one moment; the one with the greatest values counts. "
-        f"Give the source a created_timestamp_column to say which"
-    ]
+    words = f"{count:,} times an entity has different rows for one moment; the one with the greatest values counts"
+    return [words if source.created_timestamp_column else f"{words}. Give the source a created_timestamp_column to say which"]
 
 
 def _latest(store: FeatureStore, view: FeatureView, now: datetime) -> datetime | None:

@@ -7,6 +7,7 @@ entity and one moment is the newest. Training and serving both read through this
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,13 @@ class DuckDBOfflineStoreConfig(_FeastConfig):
     """The options of `type: duckdb`; Feast finds the store below by the name and place of this class."""
 
 
+class _Ttl(timedelta):
+    """A ttl of any length, all of it in seconds: ibis refuses a literal that is of days and of parts of days."""
+
+    days = property(lambda _: 0)
+    seconds = property(lambda self: int(self.total_seconds()))
+
+
 class DuckDBOfflineStore(_FeastStore):
     """What `open_repo` puts in the place of Feast's store of this type."""
 
@@ -57,17 +65,20 @@ class DuckDBOfflineStore(_FeastStore):
         end_date: datetime,
     ) -> RetrievalJob:
         table = read_source(data_source, str(config.repo_path))
-        columns = [*join_key_columns, *feature_name_columns, timestamp_field, created_timestamp_column]
-        table = table.select(*dict.fromkeys(column for column in columns if column))
+        moments = [column for column in (timestamp_field, created_timestamp_column) if column]
+        table = table.select(*dict.fromkeys([*join_key_columns, *feature_name_columns, *moments]))
         moment = table[timestamp_field].cast("timestamp('UTC', 6)")
         table = table.filter(moment >= ibis.literal(start_date), moment <= ibis.literal(end_date))
-        newest = _first(table, join_key_columns, [timestamp_field, created_timestamp_column])
-        return _job(newest, config)
+        if created_timestamp_column:  # a join of training leaves rows out that nobody says when they were made
+            table = table.filter(table[created_timestamp_column].notnull())
+        return _job(_first(table, join_key_columns, moments, feature_name_columns), config)
 
     @staticmethod
     def get_historical_features(
         config: RepoConfig, feature_views: list[FeatureView], *rest: Any, **options: Any
     ) -> RetrievalJob:
+        for view in feature_views:  # read from the registry for this call
+            view.ttl = _Ttl(seconds=view.ttl.total_seconds()) if view.ttl else view.ttl
         return get_historical_features_ibis(
             config,
             feature_views,
@@ -116,29 +127,38 @@ def _moments(table: Table, column: str, source: DataSource) -> Any:
 
 
 def _reader_of(views: Sequence[FeatureView]) -> Callable[[DataSource, str], Table]:
-    """Return a reader that also says which of two rows of one entity and one moment counts.
+    """Return a reader of what each view needs of its source, that also says which of two rows of one entity and one moment
+    counts: the same as when the view is materialized.
 
-    Only where a view has no created timestamp: with one, Feast orders by it, and the pass over the whole source is saved.
+    Feast asks with the source object of a view. Several views may read one source, by different keys.
     """
-    keys: dict[str, set[tuple[str, ...]]] = {}
-    for view in views:
-        keys.setdefault(view.batch_source.name, set()).add(tuple(view.join_keys))
+    by_source = {id(view.batch_source): view for view in views}
 
     def read(source: DataSource, repo_path: str) -> Table:
         table = read_source(source, repo_path)
-        only, *others = keys.get(source.name, {()})
-        if others or not only or source.created_timestamp_column or not set(only) <= set(table.columns):
-            return table
-        return _first(table, [*only, source.timestamp_field], [])
+        view = by_source[id(source)]
+        original = {new: old for old, new in source.field_mapping.items()}
+        keys = [original.get(key, key) for key in view.join_keys]
+        wanted = [original.get(field.name, field.name) for field in view.projection.features]
+        if lacking := [name for name in (*keys, *wanted) if name not in table.columns]:
+            raise FeatureError(f"The source {source.name!r} of view {view.name!r} has no column {lacking[0]!r}.")
+        features = [name for field in view.features if (name := original.get(field.name, field.name)) in table.columns]
+        moments = [column for column in (source.timestamp_field, source.created_timestamp_column) if column]
+        table = table.select(*dict.fromkeys([*keys, *features, *moments]))
+        return _first(table, [*keys, *moments], [], features) if _has_ties(table, [*keys, *moments]) else table
 
     return read
 
 
-def _first(table: Table, keys: Sequence[str], newest_by: Sequence[str | None]) -> Table:
-    """Return one row per key: the newest, then the one with the greatest values, whatever the order in the file."""
-    leading = [column for column in newest_by if column]
-    others = [column for column in table.columns if column not in (*keys, *leading)]
-    order = [ibis.desc(table[column]) for column in (*leading, *others)]
+def _has_ties(table: Table, columns: Sequence[str]) -> bool:
+    """Say whether two rows have the same values in these columns: most sources have none, and need no second pass."""
+    groups = table.group_by(list(columns)).aggregate(num_rows=ibis._.count())
+    return bool(groups.filter(groups.num_rows > 1).limit(1).count().to_pyarrow().as_py())
+
+
+def _first(table: Table, keys: Sequence[str], newest_by: Sequence[str], features: Sequence[str]) -> Table:
+    """Return one row per key: the newest, then the one with the greatest features, whatever the order in the file."""
+    order = [ibis.desc(table[column]) for column in (*newest_by, *sorted(set(features) - {*keys, *newest_by}))]
     window = ibis.window(group_by=list(keys), order_by=order or None, following=0)
     return (
         table.mutate(recstill_rank=ibis.row_number().over(window)).filter(lambda t: t.recstill_rank == 0).drop("recstill_rank")

@@ -14,7 +14,7 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.type_map import python_values_to_proto_values
 
 from recstill.features.leftovers import delete_keys, stored_keys
-from recstill.features.newest import newest_rows, oldest, rows_left_out
+from recstill.features.newest import CREATED, MOMENT, newest_rows, oldest, rows_left_out
 from recstill.features.views import view_of
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ class Repository(FeatureStore):
                 for field in definition.features
             }
             rows_of = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
-            moments = batch["event_timestamp"].to_pylist()
-            created = batch["created"].to_pylist() if "created" in batch.schema.names else [None] * len(keys)
+            moments = batch[MOMENT].to_pylist()
+            created = batch[CREATED].to_pylist() if CREATED in batch.schema.names else [None] * len(keys)
             data = list(zip(keys, rows_of, moments, created, strict=True))
             self.provider.online_write_batch(self.config, definition, data, lambda _: None)
             version = self.config.entity_key_serialization_version
