@@ -86,5 +86,5 @@ def _specs(platform: Platform) -> Iterator[TaskSpec]:
 
 def _read_by(spec: TaskSpec) -> set[str]:
     """Name the views that a task reads, those that only give it a key included."""
-    views = {feature.view for feature in spec.features} - {"key", "context", "row"}
+    views = {feature.view for feature in spec.features} - {"key", "context", "row", "match"}
     return views | {reference.partition(":")[0] for reference in spec.derived_keys.values()}

@@ -12,6 +12,9 @@ import pytest
 import torch
 
 from recstill.api import ColumnInputs, ColumnRows, LabelSpec
+from recstill.recipes.feature_scope import scope_of
+from recstill.recipes.platform import Platform
+from recstill.settings import Settings
 from recstill.testing import assert_passed, check_column_teacher, check_student
 from recstill.testing.columns import FEATURES, LABEL, column_rows
 from recstill_text.encoders import BiEncoder, CrossEncoder
@@ -214,3 +217,9 @@ def test_unlabelled_pairs_are_of_training_queries_and_new(judged: Path) -> None:
     assert further.groupby("query_id").size().max() <= 6
     both = further.merge(plain, on=["query_id", "product_id"])
     assert both.empty
+
+
+def test_a_match_is_no_view_that_a_task_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECSTILL_HOME", str(tmp_path))
+    platform = Platform.open(Settings.from_environment())
+    assert scope_of(platform, tasks=["search"]).views == {"product_text", "household_history", "household_favourites"}
