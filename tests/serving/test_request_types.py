@@ -28,13 +28,16 @@ from recstill_rankers.mlp import SmallMLP
 
 NUM_ROWS = 24
 BIG = 2**53 + 1
+PAIR = ["user", "item", "visits"]
 CATEGORIES = ("int", "unsigned", "flag", "text", "amount", "day", "moment")
 FEATURES = (
     *(FeatureSpec(name=name, view="row", kind="categorical", min_count=1, oov_buckets=1) for name in CATEGORIES),
     *(FeatureSpec(name=name, view="row") for name in ("number", "whole", "share", "yes")),
+    FeatureSpec(name="tags", view="row", kind="sequence", length=3, min_count=1),
     FeatureSpec(name="shop", view="items_view", kind="categorical", min_count=1),
     FeatureSpec(name="basket", view="items_view", kind="sequence", length=3, min_count=1),
     FeatureSpec(name="price", view="items_view"),
+    FeatureSpec(name="visits", view="pairs_view"),
     FeatureSpec(name="history", view="context", kind="sequence", length=4, min_count=1),
     FeatureSpec(name="user", view="key", kind="categorical", min_count=1),
 )
@@ -62,6 +65,7 @@ def rows() -> pa.Table:
         "moment": pa.array([None if n % 5 == 0 else moments[n] for n in places], pa.timestamp("ns", "Europe/Berlin")),
         "number": pa.array([None if n % 5 == 0 else n / 7 for n in places], pa.float64()),
         "whole": pa.array([None if n % 4 == 0 else int(n) for n in places], pa.int32()),
+        "tags": pa.array([None if n % 5 == 0 else [BIG + n % 2, n % 3, BIG][: n % 4] for n in places], pa.list_(pa.int64())),
         "share": pa.array([decimal.Decimal(int(n)) / 4 for n in places], pa.decimal128(9, 2)),
         "yes": pa.array([None if n % 6 == 0 else bool(n % 2) for n in places]),
         "user": pa.array([BIG + n for n in places], pa.int64()),
@@ -69,6 +73,7 @@ def rows() -> pa.Table:
         "history": pa.array([[BIG, n, BIG + 1][: n % 4] for n in places], pa.list_(pa.int64())),
         "shop": pa.array([None if n % 5 == 0 else BIG + int(n % 3) for n in places], pa.int64()),
         "basket": pa.array([None if n % 5 == 0 else [f"p{n % 3}", ""][: n % 3] for n in places], pa.list_(pa.string())),
+        "visits": pa.array([n % 5 for n in places], pa.int64()),
         "price": pa.array([None if n % 7 == 0 else 0.25 * n for n in places], pa.float64()),
     }
     return pa.table(columns)
@@ -88,7 +93,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder, table = tmp_path_factory.mktemp("served"), rows()
     columns = typed_columns(table)
     transform = Transform.fit(FEATURES, columns)
-    sides = split_sides(FEATURES, {"items_view": ("item",)}, TASK.endpoint)
+    sides = split_sides(FEATURES, {"items_view": ("item",), "pairs_view": ("user", "item")}, TASK.endpoint)
     (query_dense, item_dense), (query_slots, item_slots) = sides.dense_places(transform), sides.slot_places(transform)
     torch.manual_seed(0)
     inputs = export_inputs(transform.num_dense, transform.slots, TASK.labels)
@@ -103,18 +108,21 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         "name": "items_view", "join_keys": ["item"], "features": of_items, "availability": "request", "owner": "",
         "freshness": "", "key_types": {"item": "String"},
     }  # fmt: skip
+    pairs = {**view, "name": "pairs_view", "join_keys": ["user", "item"], "features": {"visits": "Int64"}}
+    pairs["key_types"] = {"user": "Int64", "item": "String"}
     write_manifest(bundle, {
         "task": TASK, "role": "student", "model": "small-mlp", "plugin": "p", "options": {}, "run": "r", "seed": 0,
-        "snapshot": "s", "feature_service": "f", "fingerprint": "", "features": {"views": [view]}, "sides": sides,
+        "snapshot": "s", "feature_service": "f", "fingerprint": "", "features": {"views": [view, pairs]}, "sides": sides,
         "key_types": {key: logical_type(table.schema.field(key).type) for key in ("user", "item")}, "num_parameters": 1,
         "packages": {},
     })  # fmt: skip
     write_json(folder / "models" / "models.json", [{"task": "types", "bundle": "student", "version": "types:1"}])
     online = folder / "online" / "1"
     card = write_view(online, "items_view", ["item"], {name: columns[name] for name in ("item", *view["features"])})
-    write_json(
-        online / "online.json", {"version": "1", "as_of": "", "views": {"items_view": {**card, "features": view["features"]}}}
-    )
+    together = pa.concat_tables([table.select(PAIR), pa.table({"user": [BIG + 1], "item": ["met"], "visits": [3]})])
+    met = write_view(online, "pairs_view", ["user", "item"], typed_columns(together))
+    cards = {"items_view": {**card, "features": view["features"]}, "pairs_view": {**met, "features": pairs["features"]}}
+    write_json(online / "online.json", {"version": "1", "as_of": "", "views": cards})
     service = Service(folder / "models", folder / "decisions")
     service.load(online)
     with TestClient(service.app()) as client:
@@ -153,6 +161,33 @@ def test_every_row_is_scored_over_http_as_it_was_encoded_for_training(served: Se
         assert "remarks" not in answer.json()
 
 
+def test_an_empty_text_is_missing_as_it_was_in_training(served: Served) -> None:
+    body = body_of(served.table, 1)
+    answers = []
+    for value in (None, ""):
+        body["items"][0]["text"] = value
+        answers.append(served.client.post("/v1/types/score", json=body).json())
+    assert answers[0] == answers[1]
+    assert "remarks" not in answers[0]
+
+
+def test_an_item_that_the_user_has_a_row_with_is_not_unknown(served: Served) -> None:
+    """It is in no view of items, and the request says nothing of it."""
+    nothing = "nothing is known of it: the score is that of missing values"
+    for user, expected in ((BIG + 1, False), (BIG + 2, True)):
+        answer = served.client.post("/v1/types/score", json={"user": user, "items": [{"item": "met"}]}).json()
+        assert (nothing in answer["remarks"]["met"]) is expected
+
+
+def test_lists_of_items_are_read_item_by_item(served: Served) -> None:
+    body = body_of(served.table, 7)
+    other = {**body["items"][0], "item": "i8", "tags": [77]}
+    answer = served.client.post("/v1/types/score", json={**body, "items": [{**other, "tags": None}, other, body["items"][0]]})
+    assert answer.json()["remarks"] == {"i8": ["tags has values that training never saw, or hardly ever"]}
+    scores = {row["item"]: row["y"] for row in answer.json()["scores"] if row["item"] == "i7"}
+    assert scores["i7"] == pytest.approx(served.expected[7], abs=1e-6)
+
+
 def test_digits_in_strings_are_the_same_integers(served: Served) -> None:
     body = body_of(served.table, 1)
     texts = {**body, "user": str(body["user"]), "items": [{**body["items"][0], "int": str(body["items"][0]["int"])}]}
@@ -166,7 +201,13 @@ def test_digits_in_strings_are_the_same_integers(served: Served) -> None:
         ("int", "x", "items[0].int must be an integer"), ("flag", "yes", "items[0].flag must be true or false"),
         ("unsigned", 1.5, "items[0].unsigned must be an integer"), ("day", "2024-02-30", "items[0].day must be a date"),
         ("moment", 5, "items[0].moment must be a moment"), ("amount", "much", "items[0].amount must be a number"),
-        ("number", "1.5", "items[0].number must be a finite number"), ("text", "x" * 600, "has 600 bytes; at most 512"),
+        ("number", "1.5", "items[0].number must be a finite number"), ("amount", "1_5", "items[0].amount must be a number"),
+        ("amount", "\uff11.5", "items[0].amount must be a number"), ("tags", 5, "items[0].tags must be a list of values"),
+        ("tags", [None], "items[0].tags must be a list of values"), ("tags", ["a"], "items[0].tags[0] must be an integer"),
+        ("moment", "9999-12-31T23:59:59-01:00", "items[0].moment must be a moment"),
+        ("moment", "0001-01-01T00:00:00+01:00", "items[0].moment must be a moment"),
+        ("moment", "2024-01-01T00:01:00.000000001Z", "items[0].moment must be a moment"),
+        ("text", "x" * 600, "has 600 bytes; at most 512"),
     ],
 )  # fmt: skip
 def test_a_value_of_another_type_is_refused_by_name(served: Served, field: str, value: Any, words: str) -> None:

@@ -53,6 +53,11 @@ class Column:
             return np.asarray(self.values != self.values)
         return np.zeros(len(self.values), bool)
 
+    @property
+    def is_absent(self) -> NDArray[np.bool_]:
+        """(N,): which values say nothing: those that are missing, and empty strings."""
+        return np.array([not value for value in self.values.tolist()], bool) if self.type == "string" else self.is_missing
+
     def numbers(self) -> Values:
         """Return (N,) numbers, NaN where they are missing."""
         if self.values.dtype.kind == "f" or (self.missing is None and self.values.dtype.kind in "iub"):

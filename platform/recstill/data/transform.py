@@ -92,7 +92,7 @@ class Transform:
             tables[table] = Vocabulary.fit(keys, min(f.min_count for f in members), max(f.oov_buckets for f in members))
         matchers = {f.name: Matcher.fit(typed[f.of[1]].plain()) for f in features if f.kind == "match"}
         columns_of = {name: column for name, column in typed.items() if isinstance(column, Column)}
-        complete = [name for name, column in columns_of.items() if not column.is_missing.any()]
+        complete = [name for name, column in columns_of.items() if not column.is_absent.any()]
         types = {name: column.type for name, column in typed.items()}
         return cls(features, numeric, tables, matchers, types, complete)
 

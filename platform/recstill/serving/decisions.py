@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from recstill.serving.scorer import Scored
 
 _RISES, _FALLS = "raises the score", "lowers the score"
+_WHOLE = 10**15
 
 
 class Reasons:
@@ -62,9 +63,13 @@ class Reasons:
 
 
 def _shown(value: Any) -> str:
-    if value is None or value == "" or value != value:
+    if value is None or value in ("", []) or value != value:
         return "missing"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() and abs(value) < _WHOLE else f"{value:g}"
+    return str(value)
 
 
 def decided(manifest: Manifest, scored: Scored, items: Values, reasons: Reasons | None) -> list[dict[str, Any]]:

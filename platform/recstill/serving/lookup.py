@@ -124,6 +124,18 @@ class FeatureLookup:
         together = Encoded(np.concatenate([p.dense for p in parts], 1), np.concatenate([p.ids for p in parts], 1))
         return together, np.where(known, rows, -1), {name: count for name, count in missing.items() if count}
 
+    def crossed(
+        self, entity: Column | int | str | None, ids: Column | Values, brought: Columns, chosen: Rows
+    ) -> NDArray[np.bool_]:
+        """(M,): of which of the chosen items a view of several keys, or of a key that the request brings, has a row."""
+        typed = as_column(ids, self.types[self.task.endpoint.item_key])
+        keys, query_key = to_keys(typed), to_keys(self.entity(entity))
+        rows, found = self._items.find(keys), np.zeros(len(keys), bool)
+        for table, join_keys in self._crossed:
+            parts = [self._key_part(key, query_key, keys, rows, brought) for key in join_keys]
+            found |= table.find(fold_keys(parts)) < len(table.keys)
+        return found[chosen]
+
     def item_view(self) -> PackedView | None:
         """The view that lists all items, if the model reads one."""
         return next(iter(self._own_views), None)

@@ -10,7 +10,7 @@ from recstill.serving.request import request_fields
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from recstill.api.task import TaskSpec
+    from recstill.api.task import FeatureSpec, TaskSpec
 
 _ID: dict[str, Any] = {"oneOf": [{"type": "integer", "format": "int64"}, {"type": "string"}]}
 _TYPES = {"int": "integer", "float": "number", "str": "string", "bool": "boolean"}
@@ -32,8 +32,7 @@ def openapi(tasks: Iterable[TaskSpec]) -> dict[str, Any]:
 def _operation(task: TaskSpec) -> dict[str, Any]:
     endpoint = task.endpoint
     context = {c.name: {**_type_of(c.dtype), "description": c.description} for c in endpoint.context}
-    own = {f.name: {"type": ["number" if f.kind == "numeric" else "string", "null"], "description": f.title}
-           for f in task.features if f.view == "row"}  # fmt: skip
+    own = {f.name: {**_own_type(f), "description": f.title} for f in task.features if f.view == "row"}
     item = {"type": "object", "required": [endpoint.item_key], "properties": {endpoint.item_key: _ID, **own}} if own else _ID
     fields = {
         endpoint.query_key: _ID,
@@ -87,6 +86,12 @@ def _operation(task: TaskSpec) -> dict[str, Any]:
             **errors,
         },
     }
+
+
+def _own_type(feature: FeatureSpec) -> dict[str, Any]:
+    if feature.kind == "sequence":
+        return {"type": ["array", "null"], "items": _ID}
+    return {"type": ["number" if feature.kind == "numeric" else "string", "null"]}
 
 
 def _decisions(task: TaskSpec) -> dict[str, Any]:

@@ -62,8 +62,7 @@ class Remarks:
             elif name in self._transform.numeric:
                 wrong, text = self._out_of_range(name, column)
             elif name in self._categories:
-                is_given = ~column.is_missing & (column.values != "" if column.type == "string" else True)
-                wrong = np.flatnonzero(is_given & ~self._transform.knows(name, column))
+                wrong = np.flatnonzero(~column.is_absent & ~self._transform.knows(name, column))
                 text = f"{name} has a value that training never saw, or hardly ever"
             else:
                 continue
@@ -87,8 +86,4 @@ class Remarks:
 def is_absent(column: Typed | Values) -> NDArray[np.bool_]:
     """(N,): where a request says nothing, an empty string and an empty list included."""
     typed = column if isinstance(column, (Column, Lists)) else as_column(column)
-    if isinstance(typed, Lists):
-        return np.asarray(typed.lengths == 0)
-    if typed.type == "string":
-        return np.array([not value for value in typed.values.tolist()], bool)
-    return typed.is_missing
+    return np.asarray(typed.lengths == 0) if isinstance(typed, Lists) else typed.is_absent

@@ -10,8 +10,8 @@ import numpy as np
 import orjson
 
 from recstill.api.errors import RequestError
-from recstill.data.columns import Column, Lists, column_of, item_type
-from recstill.serving.values import absent, read_column, shown
+from recstill.data.columns import Column, item_type
+from recstill.serving.values import read_column, read_lists, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from recstill.data.columns import Typed, Values
 
 _CONTEXT = {"int": "int", "float": "float", "str": "string", "bool": "bool", "ints": "list<int>", "strs": "list<string>"}
-_MAX_LIST = 10_000
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def _ids(values: list[Any], kind: str, where: Callable[[int], str], endpoint: En
 
 def _objects(
     values: Any, endpoint: EndpointSpec, own: Mapping[str, FeatureSpec], types: Mapping[str, str]
-) -> tuple[Column, list[Any], dict[str, Column]]:
+) -> tuple[Column, list[Any], dict[str, Typed]]:
     """Read items that bring features of their own: objects with the item's key and any of these fields."""
     name, key = endpoint.items_field, endpoint.item_key
     if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
@@ -128,10 +127,12 @@ def _objects(
     return ids, sent, rows
 
 
-def _column(values: list[Any], spec: FeatureSpec, kind: str, place: str, endpoint: EndpointSpec) -> Column:
+def _column(values: list[Any], spec: FeatureSpec, kind: str, place: str, endpoint: EndpointSpec) -> Typed:
     """Return one field of all items; null and absent are missing. Numbers may be booleans where training had them."""
     is_number = spec.kind == "numeric" and kind not in ("bool", "null")
-    longest = endpoint.max_id_bytes if spec.kind == "categorical" else endpoint.max_body_bytes
+    longest = endpoint.max_body_bytes if spec.kind == "text" else endpoint.max_id_bytes
+    if item := item_type(kind):
+        return read_lists(values, item, lambda row: f"{place}[{row}].{spec.name}", longest)
     return read_column(values, "float" if is_number else kind, lambda row: f"{place}[{row}].{spec.name}", longest)
 
 
@@ -174,9 +175,4 @@ def _context_field(spec: ContextSpec, value: Any, kind: str) -> Typed:
     if not (item := item_type(kind)):
         whole = "int" if kind == "float" and spec.dtype == "int" else kind
         return read_column([value], whole, lambda _: name, spec.max_bytes)
-    if value is None:
-        return absent(kind)
-    if not isinstance(value, list) or len(value) > _MAX_LIST or None in value:
-        raise RequestError(422, f"{name} must be a list of values, none of them null, at most {_MAX_LIST}.")
-    items = read_column(value, item, lambda place: f"{name}[{place}]", spec.max_bytes) if value else column_of(item, [])
-    return Lists(items, np.array([0, len(value)]))
+    return read_lists([value], item, lambda _: name, spec.max_bytes)

@@ -17,6 +17,7 @@ from recstill.serving.catalogue import CatalogueIndex
 from recstill.serving.lookup import FeatureLookup
 from recstill.serving.remarks import Remarks
 from recstill.serving.request import ScoreRequest
+from recstill.serving.values import absent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -123,7 +124,7 @@ class Scorer:
         """Score once, so that the first request does not pay for what is made lazily."""
         if self.index is None:
             count = min(200, self.task.endpoint.max_items)
-            nothing = {name: column_of(self.types[name], [None] * count) for name in self.brought}
+            nothing = {name: absent(self.types[name], count) for name in self.brought}
             ids = column_of(self.types[self.task.endpoint.item_key], [None] * count)
             self.score(ScoreRequest(None, ids, {}, nothing, explain=bool(self.manifest.attributed)))
         else:
@@ -189,6 +190,9 @@ class Scorer:
             empty &= rows < 0
         if endpoint.item_key in self._id_features:
             empty &= self._unseen(endpoint.item_key, request.items)
+        if empty.any():
+            places = np.flatnonzero(empty)
+            empty[places] = ~self.features.crossed(request.entity, request.items, request.rows, places)
         if endpoint.nothing_known == "refuse" and empty.any():
             index = int(np.flatnonzero(empty)[0])
             fields = ", ".join(sorted(self.manifest.sides.row))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from recstill.data.columns import Typed, Values
 
 _DIGITS = re.compile(r"-?[0-9]{1,20}\Z", re.ASCII)
+_DECIMAL = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?\Z", re.ASCII)
+_TOO_FINE = re.compile(r"[.,][0-9]{6}[0-9]*[1-9]", re.ASCII)
 _EXACT = 2**53
 _FEW = 16
+_MAX_LIST = 10_000
 _NUMBERS = {int, float, type(None)}
 _MOST, _MOST_DIGITS = 1e30, 100
 
@@ -79,11 +82,30 @@ def shown(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:40]}…"
 
 
-def absent(kind: str) -> Typed:
-    """Return one missing value of a type; of lists, an empty one."""
+def absent(kind: str, count: int = 1) -> Typed:
+    """Return missing values of a type; of lists, empty ones."""
     if item := item_type(kind):
-        return Lists(column_of(item, []), np.zeros(2, np.int64))
-    return column_of(kind, [None])
+        return Lists(column_of(item, []), np.zeros(count + 1, np.int64))
+    return column_of(kind, [None] * count)
+
+
+def read_lists(values: list[Any], item: str, where: Callable[[int], str], max_bytes: int) -> Lists:
+    """Return JSON lists as lists of a logical type, null as an empty one. Raise RequestError with 422.
+
+    where: how to name the list at a place. max_bytes: the longest string in a list.
+    """
+    for place, value in enumerate(values):
+        if value is not None and (not isinstance(value, list) or len(value) > _MAX_LIST or None in value):
+            raise RequestError(422, f"{where(place)} must be a list of values, none of them null, at most {_MAX_LIST}.")
+    lists = [value or [] for value in values]
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum([len(one) for one in lists], dtype=np.int64)])
+    flat = [value for one in lists for value in one]
+
+    def name(place: int) -> str:
+        owner = int(np.searchsorted(offsets, place, "right")) - 1
+        return f"{where(owner)}[{place - int(offsets[owner])}]"
+
+    return Lists(read_column(flat, item, name, max_bytes) if flat else column_of(item, []), offsets)
 
 
 def _int(value: Any) -> int:
@@ -111,6 +133,8 @@ def _string(value: Any) -> str:
 def _decimal(value: Any) -> Decimal:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError(value)
+    if isinstance(value, str) and not _DECIMAL.match(value):  # Decimal reads digits of every script, and 1_000
+        raise ValueError(value)
     number = Decimal(str(value))
     if not number.is_finite() or abs(number.adjusted()) > _MOST_DIGITS:
         raise ValueError(value)
@@ -124,9 +148,11 @@ def _date(value: Any) -> date:
 
 
 def _timestamp(value: Any) -> datetime:
-    if not isinstance(value, str):
+    """Read a moment to the microsecond, UTC; what is finer would be cut off, and be another moment."""
+    if not isinstance(value, str) or _TOO_FINE.search(value):
         raise ValueError(value)
-    return datetime.fromisoformat(value)
+    moment = datetime.fromisoformat(value)
+    return moment if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def _float(value: Any) -> float:
@@ -146,5 +172,5 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 _WORDS = {
     "int": "an integer, or a string of its digits, within 64 bits", "bool": "true or false", "string": "a string or an integer",
     "float": "a finite number", "decimal": "a number, or a string of one", "date": "a date such as \"2026-01-31\"",
-    "timestamp": "a moment such as \"2026-01-31T12:00:00Z\"",
+    "timestamp": "a moment such as \"2026-01-31T12:00:00Z\", to the microsecond, from the year 1 to 9999 in UTC",
 }  # fmt: skip
