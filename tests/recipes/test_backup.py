@@ -110,7 +110,7 @@ def test_a_version_whose_files_are_damaged_is_named_before_anything_is_written(h
     platform = Platform.open(home_copy)
     with platform.registry.read() as session:
         artifact = find_version(session, "ads:1").artifact
-    platform.artifacts.delete(artifact)
+    platform.artifacts.delete(f"{artifact[:2]}/{artifact}")
     with pytest.raises(RegistryError, match=r"ads:1: the artifact is damaged or missing.*--with-damage"):
         write_backup(platform, tmp_path / "all.tar")
     assert list(tmp_path.glob("*.tar")) == list(tmp_path.glob(".*.tar*")) == []
