@@ -49,7 +49,7 @@ def test_versions_count_up_and_a_run_registers_once(registry: Registry) -> None:
 
 def test_a_version_whose_artifact_is_gone_is_not_registered(registry: Registry) -> None:
     digest = put_artifact(registry, "a bundle")
-    registry.artifacts.delete(digest)  # as garbage, between storing and registering
+    registry.artifacts.delete(f"{digest[:2]}/{digest}")  # as garbage, between storing and registering
     with pytest.raises(RegistryError, match=f"{digest[:12]} is not stored"), registry.transaction() as session:
         add_run(session, "a", "r", "ads", {})
         features = record_feature_set(session, {"service": "s", "fingerprint": "f", "views": []})
