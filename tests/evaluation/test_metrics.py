@@ -7,7 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from recstill.evaluation.metrics import calibration, expected_calibration_error, group_ids, normalised_entropy
+from recstill.api import LabelSpec
+from recstill.evaluation.metrics import (
+    calibration,
+    evaluate_predictions,
+    expected_calibration_error,
+    group_ids,
+    normalised_entropy,
+)
 from recstill.evaluation.ranking import auc, group_auc, ndcg
 from recstill.evaluation.transfer import transfer_efficiency
 
@@ -106,3 +113,19 @@ def test_the_verdict_on_an_undefined_metric_is_undefined(wrong: float | str) -> 
 def test_the_efficiency_says_why_there_is_none() -> None:
     found = transfer_efficiency(0.6, [0.7, 0.71], [0.75, 0.76], (0, 1)).as_metrics(2)
     assert "not better than the student alone" in found["efficiency"][0]
+
+
+@pytest.mark.parametrize("top", [0.7, 0.72])
+def test_a_seed_that_is_not_below_the_teacher_has_no_gap_to_divide_by(top: float) -> None:
+    alone = [0.72, *(0.5 + place / 1000 for place in range(9))]
+    found = transfer_efficiency(top, alone, [value + 0.1 for value in alone], tuple(range(10)))
+    assert "leaves no gap to close" in str(found.as_metrics(10)["efficiency"][0])
+    assert found.gain == pytest.approx(0.1)
+
+
+def test_errors_of_amounts_that_float32_holds_are_finite_and_exact() -> None:
+    label = LabelSpec(name="y", kind="regression", primary=True)
+    truth, predicted = np.array([0, 1e30], np.float32), np.array([1e30, 1e30], np.float32)
+    found = evaluate_predictions([label], {"y": truth}, {"y": predicted}, np.zeros(2, np.int64))
+    assert found["y.rmse"] == pytest.approx(1e30 / 2**0.5)
+    assert found["y.mae"] == pytest.approx(5e29)

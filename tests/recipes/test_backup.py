@@ -235,3 +235,19 @@ def test_a_backup_beside_a_writer_is_of_one_moment(home_copy: Settings, tmp_path
         found = known(new)
         assert found["verified"] == ["ok", "ok"]
         assert len(found["aliases"]) == len([row for row in found["audit"] if row[2] == "alias.set"])
+
+
+@pytest.mark.parametrize("content", [b"SQLite format 3\0", b"SQLite format 3\0" + b"\xff" * 5000])
+def test_a_damaged_database_of_the_home_is_named_or_kept_byte_by_byte(content: bytes, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    own = Settings(home, f"sqlite:///{home / 'registry.db'}", str(home / "artifacts"), tmp_path)
+    platform = Platform.open(own)
+    file = home / "online" / "store.db"
+    file.parent.mkdir()
+    file.write_bytes(content)
+    with pytest.raises(RegistryError, match=r"store\.db is a damaged database"):
+        write_backup(platform, tmp_path / "home.tar")
+    assert write_backup(platform, tmp_path / "home.tar", with_damage=True)["damaged"] == [str(file)]
+    other = elsewhere(own, tmp_path / "other")
+    assert restore_backup(other, tmp_path / "home.tar")["damaged"] == [str(file)]
+    assert (other.home / "online" / "store.db").read_bytes() == content

@@ -410,7 +410,7 @@ def test_a_sweep_writes_a_table_and_a_page_and_does_not_repeat_itself(clicks: Pl
         "metrics": ["click.auc", "click.calibration"],
         "claims": [
             {"text": "AUC is a number", "variant": "heavy", "metric": "click.auc", "at_least": 0.0, "at_most": 1.0},
-            {"text": "no such metric", "variant": "heavy", "metric": "click.nothing", "at_most": 1.0},
+            {"text": "no such slice", "variant": "heavy", "metric": "slices.day.9", "at_most": 1.0},
             {"text": "efficiency of no gap", "variant": "heavy", "subject": "transfer", "metric": "efficiency", "at_most": 9.0},
         ],
     }  # fmt: skip

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 import recstill.recipes.release as release
-from recstill.api.errors import GateError
+from recstill.api.errors import GateError, RegistryError
 from recstill.recipes.platform import Platform
-from recstill.recipes.release import Judgement, promote
+from recstill.recipes.release import Judgement, promote, rollback
 from recstill.registry.models import VersionRow
 from recstill.registry.runs import add_run
 from recstill.registry.versions import (
@@ -81,3 +81,25 @@ def test_a_champion_that_keeps_moving_is_not_overwritten(home_copy: Settings, mo
         promote(platform, f"ads:{best.number}", "champion", "")
     monkeypatch.undo()
     assert promote(platform, f"ads:{best.number}", "champion", "")["before"] == others[0]
+
+
+def test_no_champion_comes_by_the_back_door(home_copy: Settings) -> None:
+    platform = Platform.open(home_copy)
+    worse = like_the_first(platform, "worse", 0.1)
+    move(platform, 1)
+    with pytest.raises(RegistryError, match="not `latest`, `previous`"):  # a rollback would make it champion, ungated
+        promote(platform, f"ads:{worse.number}", "previous", "")
+    with pytest.raises(RegistryError, match="no previous champion"):
+        rollback(platform, "ads")
+
+
+def test_a_rollback_to_what_is_gone_is_refused(home_copy: Settings) -> None:
+    platform = Platform.open(home_copy)
+    other = like_the_first(platform, "other", 0.9)
+    move(platform, 1)
+    move(platform, other.number)
+    platform.artifacts.delete(f"{other.artifact[:2]}/{other.artifact}")
+    with pytest.raises(RegistryError, match=r"ads:1 cannot be promoted: its artifact \w+ is missing"):
+        rollback(platform, "ads")
+    with platform.registry.read() as session:
+        assert aliases_of(session, "ads") == {"champion": other.number, "previous": 1}

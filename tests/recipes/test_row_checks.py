@@ -12,8 +12,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from recstill.api import EndpointSpec, FeatureSpec, LabelSpec, RowsError, TaskSpec
+from recstill.api import DecisionSpec, EndpointSpec, FeatureSpec, LabelSpec, RowsError, TaskSpec
 from recstill.recipes.row_checks import check_names, check_rows, row_remarks
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -197,3 +198,31 @@ def test_groups_of_one_class_are_a_remark() -> None:
     assert row_remarks(table_of(), spec_of()) == []
     (remark,) = row_remarks(table_of(grp=np.arange(60)), spec_of())
     assert "no group of the test split (grp) has rows with and without 'y'" in remark
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (["F", "M"] * 30, "holds string: fairness compares"),
+        ([1, 2] * 30, "30 rows are neither 0 nor 1, row 1 has 2"),
+        ([0.5, 1.0, None] * 20, "20 rows are neither 0 nor 1, row 0 has 0.5"),
+        ([[0]] * 60, "holds list"),
+        ([0, 1, None] * 20, ""),
+        ([True, False] * 30, ""),
+    ],
+)
+def test_a_group_of_fairness_that_nobody_would_look_at_is_named(values: list[Any], words: str) -> None:
+    problems = found(table_of(sex=values), spec_of(fairness=("sex",)))
+    assert len(problems) == bool(words)
+    assert words in "".join(problems)
+
+
+def test_a_list_is_no_slice() -> None:
+    assert "a slice has one value a row" in found(table_of(tags=[["a"]] * 60), spec_of(slices=("tags",)))[0]
+
+
+def test_what_needs_one_score_a_row_is_refused_for_a_label_of_classes() -> None:
+    label = LabelSpec(name="y", kind="multiclass", num_classes=3, primary=True)
+    for changes in ({"fairness": ("sex",)}, {"decision": DecisionSpec()}):
+        with pytest.raises(ValidationError, match="primary label"):
+            spec_of(label, **changes)

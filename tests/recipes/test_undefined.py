@@ -53,7 +53,8 @@ class OddTask:
         name="odd", dataset="odd-data", description="every group has one row, and the second label one class in the test rows",
         labels=(LabelSpec(name="y", primary=True), LabelSpec(name="late"), LabelSpec(name="unknown")),
         features=(FeatureSpec(name="x", view="row"), FeatureSpec(name="item", view="key", kind="categorical", min_count=1)),
-        groups=("row",), slices=("part",), fairness=("sex",), decision=DecisionSpec(bands=(0.001, 0.999)),
+        groups=("row",), slices=("part", "ratio", "day", "flag"),
+        fairness=("sex",), decision=DecisionSpec(bands=(0.001, 0.999)),
         endpoint=EndpointSpec(path="/v1/odd/score", query_key="user", item_key="item", items_field="items"),
     )
 
@@ -68,6 +69,8 @@ class OddTask:
             "user": random.integers(0, 20, n), "item": random.integers(0, 30, n), "x": x, "y": y, "row": np.arange(n),
             "late": np.where(split == "test", 0, x > 1).astype(np.float32),
             "unknown": np.where(split == "test", np.nan, x > 0).astype(np.float32),
+            "ratio": np.where(x > 0, 0.1, 0.7).astype(np.float32), "flag": pa.array([True, False, None] * 200),
+            "day": pa.array((x > 0).astype(np.int64) * 86_400_000_000, pa.timestamp("us", "UTC")),
             "part": part, "sex": np.zeros(n), "split": split, "sampling_rate": np.ones(n, np.float32),
             "event_timestamp": pa.array(np.arange(n) * 1_000_000, pa.timestamp("us", "UTC")),
         })
@@ -140,6 +143,12 @@ def test_the_registry_has_null_with_the_reason(odd: Platform) -> None:
     numbers = [value for values in metrics.values() for value, _, _ in values.values() if not isinstance(value, str)]
     assert all(math.isfinite(value) for value in numbers)
     assert math.isfinite(metrics["teacher"]["y.auc"][0])
+    slices = {name: value for name, (value, _, _) in metrics["teacher"].items() if name.startswith("slices.")}
+    assert {name.removeprefix("slices.") for name in slices} == {
+        "part.rare", "part.usual", "ratio.0.1", "ratio.0.7", "flag.True", "flag.False", "flag.(missing)",
+        "day.1970-01-01T00:00:00.000000", "day.1970-01-02T00:00:00.000000",
+    }  # fmt: skip
+    assert [name for name, value in slices.items() if isinstance(value, str)] == ["slices.part.rare"]
 
 
 def test_report_gates_and_json_say_why(odd: Platform) -> None:

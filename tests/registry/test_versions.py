@@ -176,12 +176,22 @@ def test_metrics_are_replaced_not_doubled(registry: Registry) -> None:
 
 def test_an_undefined_metric_is_null_with_its_reason(registry: Registry) -> None:
     values = {"auc": ("one class only", 0.0, 2), "ne": (float("nan"), 0.0, 2), "gauc": (Undefined("no group"), 0.0, 1)}
+    spreads = {"nan": (0.5, float("nan"), 2), "inf": (0.5, float("inf"), 2), "both": ("no row", float("nan"), 2)}
+    with registry.transaction() as session:
+        add_run(session, "other-1", "r", "ads", {})
+        session.flush()
+        record_metrics(session, "other-1", "student", spreads)
+        assert metrics_of(session, "other-1")["student"] == {
+            "nan": ("of its spread, it is not a finite number", 0.0, 2),
+            "inf": ("of its spread, it is not a finite number", 0.0, 2),
+            "both": ("no row", 0.0, 2),
+        }
     with registry.transaction() as session:
         add_run(session, "ads-1", "r", "ads", {})
         session.flush()
         record_metrics(session, "ads-1", "student", {**values, "mrr": (0.5, 0.1, 2)})
         found = metrics_of(session, "ads-1")["student"]
-        stored = session.execute(text("select name, value, reason from metric order by name")).all()
+        stored = session.execute(text("select name, value, reason from metric where run_id = 'ads-1' order by name")).all()
     assert found["auc"] == ("one class only", 0.0, 2)
     assert found["ne"][0] == "it is not a finite number"
     assert found["mrr"] == (0.5, 0.1, 2)

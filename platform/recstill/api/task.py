@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 RESERVED = ("split", "sampling_rate", "event_timestamp", "row_id", "recstill_row", "rule")
 LABEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}\Z")  # a column of the user's, and a part of metrics and files
 # What metrics are about beside labels: `bundle.bytes` is no metric of a label called `bundle`.
-_METRICS = ("bands", "bundle", "fairness", "latency", "parity", "score", "slices", "training", "transfer")
+METRIC_PARTS = ("bands", "bundle", "fairness", "latency", "parity", "score", "slices", "training", "transfer")
 
 
 class Spec(BaseModel):
@@ -51,7 +51,7 @@ class LabelSpec(Spec):
     def _grades_are_binary(self) -> LabelSpec:
         if self.graded and self.kind != "binary":
             raise ValueError(f"label {self.name!r}: only a binary label can be graded")
-        if not LABEL_NAME.match(self.name) or self.name in (*RESERVED, *_METRICS):
+        if not LABEL_NAME.match(self.name) or self.name in (*RESERVED, *METRIC_PARTS):
             raise ValueError(
                 f"a label cannot be called {self.name!r}: ASCII letters, digits, '.', '_' and '-', no word of recstill's own"
             )
@@ -240,6 +240,13 @@ class TaskSpec(Spec):
     def _one_primary_label(self) -> TaskSpec:
         if sum(label.primary for label in self.labels) != 1:
             raise ValueError(f"task {self.name!r} needs exactly one primary label")
+        kind = self.primary.kind
+        if self.decision is not None and kind != "binary":
+            raise ValueError(
+                f"task {self.name!r}: a decision follows from a probability, and the primary label is of kind {kind}"
+            )
+        if self.fairness and kind == "multiclass":
+            raise ValueError(f"task {self.name!r}: fairness compares one score a row, and the primary label has one a class")
         texts = {feature.name for feature in self.features if feature.kind == "text"}
         for feature in self.features:
             if beyond := set(feature.of) - texts:

@@ -76,7 +76,8 @@ def mean_error(labels: Floats, predictions: Floats, power: int) -> float:
     """Mean |prediction - label| for power 1, its root mean square for power 2."""
     if reason := why_undefined(labels, predictions):
         return Undefined(reason)
-    return float(np.mean(np.abs(predictions - labels) ** power) ** (1 / power))
+    errors = np.abs(predictions.astype(np.float64) - labels)  # amounts of 1e20 have squares that float32 cannot hold
+    return float(np.mean(errors**power) ** (1 / power))
 
 
 def accuracy(labels: Floats, probabilities: Floats) -> float:

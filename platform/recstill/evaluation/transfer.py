@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _NO_GAP = "the teacher is not better than the student alone by more than twice the spread of its seeds"
+_SEED_ABOVE = "a seed of the student alone is not below the teacher, so that it leaves no gap to close"
 
 
 @dataclass(frozen=True)
@@ -91,5 +92,7 @@ def _efficiency(teacher: Measured, alone: NDArray[np.float64], differences: NDAr
     noise = 2 * float(np.std(alone, ddof=1)) if len(alone) > 1 else 0.0
     if top - float(np.mean(alone)) <= noise:
         return Undefined(_NO_GAP), 0.0
+    if (alone >= top).any():  # its gap is nothing or less: a ratio to it would be huge, or count a gain as a loss
+        return Undefined(_SEED_ABOVE), 0.0
     ratios = differences / (top - alone)
     return float(ratios.mean()), float(ratios.std(ddof=1)) if len(ratios) > 1 else 0.0

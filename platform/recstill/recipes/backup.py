@@ -35,6 +35,7 @@ FORMAT = 1
 MANIFEST, MANIFEST_DIGEST = "manifest.json", "manifest.sha256"
 # Bentos are packaged again from artifacts; locks and logs are of processes that will not be there.
 _NOT_KEPT = {"bentoml", "locks", "logs", "artifacts"}
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _SQLITE_MAGIC = b"SQLite format 3\0"
 
 
@@ -56,7 +57,7 @@ def write_backup(platform: Platform, path: Path, *, with_damage: bool = False) -
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            counts = _write(platform, file, damaged)
+            counts = _write(platform, file, damaged, with_damage=with_damage)
             file.flush()
             os.fsync(file.fileno())
         Path(name).rename(path)
@@ -65,10 +66,10 @@ def write_backup(platform: Platform, path: Path, *, with_damage: bool = False) -
     return {"backup": str(path), "bytes": path.stat().st_size, **counts, "damaged": damaged}
 
 
-def _write(platform: Platform, file: BinaryIO, damaged: list[str]) -> dict[str, int]:
+def _write(platform: Platform, file: BinaryIO, damaged: list[str], *, with_damage: bool) -> dict[str, int]:
     settings, home = platform.settings, platform.settings.home
     with tempfile.TemporaryDirectory() as folder, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        writer = _Writer(tar, Path(folder))
+        writer = _Writer(tar, Path(folder), damaged if with_damage else None)
         registry = Path(folder) / "registry.db"
         copy_to_file(platform.registry, registry)
         writer.add("registry.db", registry)
@@ -95,26 +96,47 @@ def _write(platform: Platform, file: BinaryIO, damaged: list[str]) -> dict[str, 
 
 
 class _Writer:
-    """Adds files to a tar, noting their digests. A database is copied as of one moment, an appended log as far as it is."""
+    """Adds files to a tar, noting their digests. A database is copied as of one moment, an appended log as far as it is.
 
-    def __init__(self, tar: tarfile.TarFile, scratch: Path) -> None:
+    damaged: takes the paths of damaged databases, which are then kept byte by byte; None if there must be none.
+    """
+
+    def __init__(self, tar: tarfile.TarFile, scratch: Path, damaged: list[str] | None) -> None:
         self.digests: dict[str, str] = {}
-        self._tar, self._scratch = tar, scratch
+        self._tar, self._scratch, self._damaged = tar, scratch, damaged
 
     def add(self, name: str, path: Path) -> None:
         if name in self.digests:
             return
         with suppress(FileNotFoundError), path.open("rb") as file:  # collected as garbage since it was listed
             if file.read(len(_SQLITE_MAGIC)) == _SQLITE_MAGIC and path.parent != self._scratch:
-                copy = self._scratch / "copy.db"
-                copy.unlink(missing_ok=True)
-                with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as source:
-                    copy_sqlite(source, copy)
-                with copy.open("rb") as copied:
-                    self._add_open(name, path, copied)
-                return
+                copy = self._copied(path)
+                if copy is not None:
+                    with copy.open("rb") as copied:
+                        self._add_open(name, path, copied)
+                    return
             file.seek(0)
             self._add_open(name, path, file)
+
+    def _copied(self, path: Path) -> Path | None:
+        """Return a copy of a database of one moment; None for a damaged one. Raise RegistryError if there must be none."""
+        copy = self._scratch / "copy.db"
+        copy.unlink(missing_ok=True)
+        try:
+            with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as source:
+                copy_sqlite(source, copy)
+        except (sqlite3.DatabaseError, RegistryError) as error:
+            is_damage = isinstance(error, RegistryError) or error.sqlite_errorcode & 0xFF in _DAMAGED
+            if not is_damage:
+                raise
+            if self._damaged is None:
+                raise RegistryError(
+                    f"{path} is a damaged database: {error}. Restore it, delete it if it can be made again, or back up what is "
+                    "there with --with-damage."
+                ) from error
+            self._damaged.append(str(path))
+            return None
+        return copy
 
     def _add_open(self, name: str, path: Path, file: BinaryIO) -> None:
         info = self._tar.gettarinfo(arcname=name, fileobj=file)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from recstill.api.errors import ConfigError
 from recstill.api.measured import Undefined, measured
+from recstill.data.columns import Column, codes_of
 from recstill.evaluation.fairness import band_metrics, fairness_metrics, stability_index
 from recstill.evaluation.metrics import Floats, accuracy, evaluate_predictions, predictions_of
 from recstill.evaluation.ranking import auc, spearman, why_undefined
@@ -38,19 +39,30 @@ def row_metrics(rows: RunRows, predictions: Mapping[str, Floats], earlier: Float
     if task.fairness and name in predictions:
         groups = {n: v.astype(np.float64) for n, v in rows.snapshot.columns(task.fairness, test).items()}
         found |= fairness_metrics(truth[name], predictions[name], groups, task.decision)
-    for column in task.slices if name in predictions else ():
-        values = rows.snapshot.columns([column], test)[column]
-        for value in dict.fromkeys(sorted(str(one) for one in values.tolist())):
-            here = np.flatnonzero(values.astype(str) == value)
-            part = {label: known[here] for label, known in truth.items()}
-            said = {name: predictions[name][here]}
-            metrics = evaluate_predictions([task.primary], part, said, rows.groups("test")[here])
-            found[f"slices.{column}.{value}"] = metrics[primary_metric(task)]
+    if name in predictions:
+        found |= _slice_metrics(rows, truth[name], predictions[name])
     if task.decision is not None and name in predictions:
         found |= band_metrics(truth[name], predictions[name], task.decision)
         if earlier is not None:
             found["score.psi"] = stability_index(earlier, predictions[name])
     return measured(found)
+
+
+def _slice_metrics(rows: RunRows, truth: Floats, prediction: Floats) -> dict[str, float]:
+    """The primary metric of the test rows of each value, under `slices.COLUMN.VALUE`; rows without one are `(missing)`."""
+    task, groups, found = rows.task, rows.groups("test"), {}
+    label, metric = task.primary, primary_metric(task)
+    for column, values in rows.snapshot.typed(task.slices, rows.snapshot.rows_of("test")).items():
+        assert isinstance(values, Column)  # lists are refused when the rows are checked
+        codes = codes_of(values)
+        firsts = np.unique(codes, return_index=True)[1]
+        picked = values[firsts]
+        words = ["(missing)" if gone else str(value) for value, gone in zip(picked.values, picked.is_missing, strict=True)]
+        for word, first in sorted(zip(words, firsts.tolist(), strict=True)):
+            here = np.flatnonzero(codes == codes[first])
+            part = evaluate_predictions([label], {label.name: truth[here]}, {label.name: prediction[here]}, groups[here])
+            found[f"slices.{column}.{word}"] = part[metric]
+    return found
 
 
 class Judge(Protocol):
@@ -94,7 +106,7 @@ class RowJudge:
         if primary.kind == "multiclass":
             return accuracy(truth, predicted)
         reason = why_undefined(truth, predicted)
-        return Undefined(reason) if reason else -float(np.mean((predicted - truth) ** 2))
+        return Undefined(reason) if reason else -float(np.mean((predicted.astype(np.float64) - truth) ** 2))
 
     def test(self, model: nn.Module) -> dict[str, Measured]:
         task = self.rows.task

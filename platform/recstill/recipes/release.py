@@ -113,17 +113,23 @@ def _point(
     platform: Platform, version: VersionRow, alias: str, reason: str, expected: int | Literal["any"] | None
 ) -> int | None:
     with platform.registry.transaction() as session:
-        if not platform.artifacts.has(version.artifact):
-            raise RegistryError(
-                f"{version.model_name}:{version.number} cannot be promoted: its artifact {version.artifact[:12]} is missing."
-            )
+        _need_artifact(platform, version)
         return set_alias(platform.registry, session, version, alias, reason=reason, expected=expected)
 
 
+def _need_artifact(platform: Platform, version: VersionRow) -> None:
+    if not platform.artifacts.has(version.artifact):
+        raise RegistryError(
+            f"{version.model_name}:{version.number} cannot be promoted: its artifact {version.artifact[:12]} is missing."
+        )
+
+
 def rollback(platform: Platform, name: str) -> tuple[int, int]:
-    """Swap champion and previous."""
+    """Swap champion and previous. Raise RegistryError if the artifact of the previous one is missing."""
     with platform.registry.transaction() as session:
         find_version(session, f"{name}@champion")
+        if "previous" in aliases_of(session, name):
+            _need_artifact(platform, find_version(session, f"{name}@previous"))
         new, old = roll_back(platform.registry, session, name)
     platform.plugins.tell("after_promotion", name=name, version=new, alias=GATED)
     return new, old

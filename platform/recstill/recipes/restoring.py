@@ -94,7 +94,7 @@ def _unpack(path: Path, folder: Path) -> dict[str, Any]:
             members = {member.name: member for member in tar.getmembers()}
             manifest = _manifest(tar, members, path)
             names = set(members) - {MANIFEST, MANIFEST_DIGEST}
-            if names != set(manifest["files"]) or len(members) != len(tar.getmembers()):
+            if names != set(manifest["files"]) or "registry.db" not in names or len(members) != len(tar.getmembers()):
                 raise IntegrityError(f"{path} holds other files than its manifest names. {way_out}")
             for name in sorted(names):
                 digest = _extract(tar, members[name], folder / name, folder)

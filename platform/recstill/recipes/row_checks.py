@@ -61,6 +61,11 @@ def check_rows(rows: pa.Table, spec: TaskSpec) -> None:
         problems += _null_problems(
             rows[name], name, "every row belongs to a group: give those without one a group of their own"
         )
+    for name in spec.fairness:
+        problems += _side_problems(plain(rows[name]), name)
+    for name in spec.slices:
+        if types.is_nested(rows[name].type):
+            problems.append(f"column {name!r} holds {rows[name].type}, and a slice has one value a row; take it out of slices")
     if "event_timestamp" in rows.column_names:
         problems += _moment_problems(rows["event_timestamp"])
     if problems:
@@ -187,6 +192,19 @@ def _rate_problems(column: pa.ChunkedArray) -> list[str]:
     shown = column[row].as_py()
     text = f"column 'sampling_rate': {int(wrong.sum()):,} rows are not above 0 and at most 1, row {row} has {shown}"
     return [f"{text}; write 1.0 where every row was kept"]
+
+
+def _side_problems(column: pa.ChunkedArray, name: str) -> list[str]:
+    """Fairness compares group 0 with group 1: any other value would be in neither, and nobody would see it."""
+    way_out = "fairness compares rows of 0 with rows of 1; write 0, 1, or null for neither"
+    if not is_number(column.type):
+        return [f"column {name!r} holds {column.type}: {way_out}"]
+    values = as_floats(column)
+    wrong = ~(np.isnan(values) | (values == 0) | (values == 1))
+    if not wrong.any():
+        return []
+    row = int(np.flatnonzero(wrong)[0])
+    return [f"column {name!r}: {int(wrong.sum()):,} rows are neither 0 nor 1, row {row} has {column[row].as_py()}; {way_out}"]
 
 
 def _null_problems(column: pa.ChunkedArray, name: str, way_out: str) -> list[str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recstill.api.measured import Measured, text_of
+from recstill.api.measured import NOT_FINITE, Measured, text_of
 from recstill.data.files import read_json
 from recstill.evaluation.report import ReportContent, write_report
 from recstill.evaluation.transfer import Transfer, transfer_efficiency
@@ -179,7 +179,10 @@ def _mean_of(values: list[Measured]) -> tuple[Measured, float, int]:
         seeds = "" if len(values) == 1 else f" (in {len(reasons)} of {len(values)} seeds)"
         return reasons[0] + seeds, 0.0, len(values)
     numbers = np.array(values, np.float64)
-    return float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else 0.0, len(numbers)
+    mean, spread = float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else 0.0
+    if not np.isfinite([mean, spread]).all():
+        return f"over {len(values)} seeds {NOT_FINITE}", 0.0, len(values)
+    return mean, spread, len(values)
 
 
 def _teacher_says(run: Run) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from recstill.api.errors import ConfigError
 from recstill.api.measured import NOT_FINITE
 from recstill.data.files import read_json, write_json
+from recstill.recipes.claims import Claim, claim_problems
 from recstill.recipes.config import Name, Recipe
 from recstill.recipes.loading import load_recipe
 from recstill.recipes.mistakes import validated
@@ -31,31 +32,11 @@ if TYPE_CHECKING:
 _STUDENTS = ("student quantised", "student pruned", "student distilled")
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Claim(_Part):
-    """Something that the table should show: a metric of a variant's subject within bounds; `transfer.efficiency` and the
-    like are metrics too, and `verdict` is compared as text. Without a subject it is the student that was registered. A metric
-    that is undefined meets no claim."""
-
-    text: str
-    variant: str
-    subject: str = ""
-    metric: str
-    at_least: float | None = None
-    at_most: float | None = None
-    equals: str | None = None
-    relative_to: str = Field("", description="divide by `plus` + `times` the same metric of this subject of the run")
-    times: float = 1.0
-    plus: float = 0.0
-
-
-class Experiment(_Part):
+class Experiment(BaseModel):
     """A recipe, what all variants set, and the variants: name -> overrides. The first one trains the teacher, the others take
     its registered version unless share_teacher is false. A variant may start from another recipe with `recipe=NAME`."""
 
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     name: Name
     title: str
     description: str = ""
@@ -88,9 +69,13 @@ def run_sweep(platform: Platform, path: Path, out: Path, progress: Progress, ove
     """Run every variant that has not finished yet, and write `NAME.json` and `NAME.html` below `out`."""
     experiment = load_experiment(path)
     common = [*experiment.set, *overrides]
+    recipes = {}
     for name, own in experiment.variants.items():  # all mistakes before the first minute of training
-        load_recipe(platform, *_split(experiment, [*common, *own]))
+        _, recipe = load_recipe(platform, *_split(experiment, [*common, *own]))
+        recipes[name] = (platform.task(recipe.task).spec, recipe)
         progress.say(f"variant {name}: ok")
+    if problems := claim_problems(experiment.claims, experiment.metrics, recipes):
+        raise ConfigError(f"Experiment {path}", problems)
     rows, teacher = [], ""
     for name, own in experiment.variants.items():
         chosen = [*common, *own]
@@ -212,7 +197,9 @@ def _claimed(claim: Claim, row: dict[str, Any]) -> tuple[Measured, float]:
     if isinstance(other, str):
         return other, 0.0
     base = claim.plus + claim.times * other
-    return (value / base, spread / base) if base else (f"{claim.relative_to} is 0, which nothing can be divided by", 0.0)
+    if base <= 0:  # a bound of a ratio to less than nothing would say the opposite
+        return f"what it is divided by, of {claim.relative_to}, is {base:g}, and not above 0", 0.0
+    return value / base, spread / base
 
 
 def table_of(result: dict[str, Any], order: str = "given") -> list[dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from sqlmodel import Session, col, select
@@ -63,6 +64,8 @@ def record_metrics(session: Session, run_id: str, subject: str, values: Values) 
     replaces."""
     for name, (mean, spread, num_seeds) in values.items():
         found = mean if isinstance(mean, str) else measure(mean)
+        if not math.isfinite(spread):  # a value whose spread is none is none either, and NaN is null in SQLite
+            found, spread = found if isinstance(found, str) else f"of its spread, {NOT_FINITE}", 0.0
         query = select(MetricRow).where(MetricRow.run_id == run_id, MetricRow.subject == subject, MetricRow.name == name)
         row = session.exec(query).first() or MetricRow(run_id=run_id, subject=subject, name=name)
         row.value, row.reason = (None, found) if isinstance(found, str) else (found, "")

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from recstill.api.measured import Measured
     from recstill.registry.engine import Registry
 
-_RESERVED = re.compile(r"latest\Z|v[0-9]+\Z")
+# `previous` is where `champion` was, and what a rollback goes back to without asking the gates again.
+_RESERVED = re.compile(r"latest\Z|previous\Z|v[0-9]+\Z")
 # Nine digits: what a column of whole numbers can hold in PostgreSQL.
 _REFERENCE = re.compile(r"([^:@\s]+)(?::([0-9]{1,9})|@([^:@\s]+))?")
 _ANY: Final = "any"
@@ -141,7 +142,7 @@ def set_alias(
     expected: the number that it must point at still, None for an alias that is not set; AliasMovedError if it does not.
     """
     if not is_name(alias) or _RESERVED.match(alias):
-        raise RegistryError(f"{alias!r} cannot be an alias: {NAME_RULE}; not `latest` or `v1`.")
+        raise RegistryError(f"{alias!r} cannot be an alias: {NAME_RULE}; not `latest`, `previous` or `v1`.")
     current = aliases_of(session, version.model_name).get(alias)
     if expected not in (_ANY, current):
         raise AliasMovedError(
