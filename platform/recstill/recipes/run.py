@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import recstill
 from recstill.api.errors import ConfigError, FeatureError, RegistryError
-from recstill.data.code import digest_of_tree, versions_of
+from recstill.data.code import code_of, digest_of_tree
 from recstill.data.files import read_json, write_json
 from recstill.data.snapshot import Snapshot, open_snapshot
 from recstill.features.featureset import FeatureSet
@@ -236,7 +236,7 @@ def _code_of(platform: Platform) -> dict[str, Any]:
     """The digests of the code that is loaded: recstill's, and each plugin's with the versions of what it requires."""
     found: dict[str, Any] = {"recstill": digest_of_tree(Path(recstill.__file__).parent)}
     for plugin in platform.plugins.loaded:
-        found[plugin.name] = {"code": digest_of_tree(plugin.code), **versions_of(plugin.name)}
+        found[plugin.name] = code_of(plugin.code, plugin.name)
     return found
 
 
