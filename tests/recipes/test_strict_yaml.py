@@ -99,6 +99,24 @@ def test_what_is_refused_names_its_place(text: str, words: str) -> None:
     assert words in refused(text)
 
 
+@pytest.mark.parametrize(
+    "value", ["!!bool maybe", "!!null 1", "!!int x", "!!float x", "!!str [1]", "!!map [1]", "!!seq {b: 1}"]
+)
+def test_a_tag_that_the_value_does_not_fit_is_refused(value: str) -> None:
+    assert "line 1: the value is no" in refused(f"a: {value}")
+
+
+def test_a_mapping_that_merges_another_can_be_merged_itself() -> None:
+    text = "base: &base {x: 1}\nouter: {inner: &mid {<<: *base, x: 2}}\nlast: {<<: *mid, y: 3}"
+    assert load(text, "x") == {"base": {"x": 1}, "outer": {"inner": {"x": 2}}, "last": {"x": 2, "y": 3}}
+    assert "comes twice" in refused("base: &base {x: 1}\nlast: {<<: *base, y: 1, y: 2}")
+
+
+def test_a_number_too_small_to_be_told_from_zero_is_refused() -> None:
+    assert "would be 0" in refused("a: 1e-400")
+    assert load("a: [0e5, 0.0, 5e-324]", "x") == {"a": [0, 0.0, 5e-324]}
+
+
 def test_an_anchor_is_two_things_in_two_places() -> None:
     read = load("a: &x {b: 1}\nc: {<<: *x, d: 2}\ne: *x", "x")
     read["a"]["b"] = 9

@@ -46,14 +46,31 @@ class _Loader(yaml.SafeLoader):
     yaml_constructors: ClassVar[dict[str | None, Any]] = {}
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            name = _key_of(key)
-            if name in seen:
-                raise _Refused(key, f"the key {name!r} comes twice; leave one")
-            seen.add(name)
         self.flatten_mapping(node)
         return super().construct_mapping(node, deep)
+
+
+def _check_keys(node: MappingNode) -> None:
+    """Before anything is merged: a merge puts keys of its own beside those that replace them."""
+    seen: set[str] = set()
+    for key, _ in node.value:
+        name = _key_of(key)
+        if name in seen:
+            raise _Refused(key, f"the key {name!r} comes twice; leave one")
+        seen.add(name)
+
+
+def _check_tag(node: Node) -> None:
+    """A tag that is written out must be one of the core schema, and say what the value is: `!!bool maybe` is not false."""
+    kind = node.tag.removeprefix("tag:yaml.org,2002:")
+    if isinstance(node, ScalarNode):
+        fits = kind == "str" or (kind in _TAGS and _TAGS[kind].match(node.value) is not None)
+    else:
+        fits = kind == ("map" if isinstance(node, MappingNode) else "seq")
+    if not fits:
+        known = kind in (*_TAGS, "str", "map", "seq")
+        what = f"the value is no {kind}, as its tag says" if known else f"unknown tag {node.tag!r}"
+        raise _Refused(node, f"{what}; write plain values")
 
 
 def _key_of(key: Node) -> str:
@@ -88,12 +105,10 @@ def _number(_: _Loader, node: ScalarNode) -> int | float:
     value = float(text)
     if math.isinf(value):
         raise _Refused(node, f"{node.value}: a number too large")
+    if value == 0 and re.search(r"[1-9]", text.partition("e")[0]):
+        raise _Refused(node, f"{node.value}: a number so small that it would be 0")
     # 1e4 is as whole as 10000; 1e-3 and 4.0 are not.
     return int(value) if "." not in text and value.is_integer() and abs(value) < 2**53 else value
-
-
-def _unknown(_: _Loader, node: Node) -> Any:
-    raise _Refused(node, f"unknown tag {node.tag!r}; write plain values")
 
 
 _SAFE = yaml.constructor.SafeConstructor
@@ -105,7 +120,6 @@ _Loader.yaml_constructors = {
     "tag:yaml.org,2002:str": lambda _, node: _text(node),
     "tag:yaml.org,2002:seq": _SAFE.construct_yaml_seq,
     "tag:yaml.org,2002:map": _SAFE.construct_yaml_map,
-    None: _unknown,
 }
 for _tag, _pattern in _TAGS.items():
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, None)
@@ -136,7 +150,7 @@ def load(text: str, subject: str) -> Any:
             node = loader.get_single_node()
             if node is None:
                 return None
-            _check_size(node, {}, [])
+            _check(node, {}, [])
             # Written and read once more: what an anchor stands for in two places must be two things to `--set`.
             return json.loads(json.dumps(loader.construct_document(node)))
         finally:
@@ -163,17 +177,20 @@ def not_finite(value: Any, place: str = "") -> Iterator[str]:
         yield from not_finite(part, f"{place}.{key}" if place else str(key))
 
 
-def _check_size(node: Node, sizes: dict[int, int], above: list[int]) -> int:
-    """Return the number of nodes below with every alias written out; a few lines can stand for millions, or for themselves."""
+def _check(node: Node, sizes: dict[int, int], above: list[int]) -> int:
+    """Refuse what is no plain value, and return the number of nodes below with every alias written out: a few lines can stand
+    for millions, or for themselves."""
     if id(node) in above:
         raise _Refused(node, "an anchor that holds itself")
     if id(node) in sizes:
         return sizes[id(node)]
+    _check_tag(node)
     parts = node.value if isinstance(node.value, list) else []
     if isinstance(node, MappingNode):
+        _check_keys(node)
         parts = [part for pair in parts for part in pair]
     above.append(id(node))
-    sizes[id(node)] = 1 + sum(_check_size(part, sizes, above) for part in parts)
+    sizes[id(node)] = 1 + sum(_check(part, sizes, above) for part in parts)
     above.pop()
     if sizes[id(node)] > _MOST_NODES:
         raise _Refused(node, f"with its anchors written out it has more than {_MOST_NODES:,} values")
