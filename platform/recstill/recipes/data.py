@@ -12,7 +12,7 @@ import recstill
 from recstill.api.errors import ConfigError, DataError, IntegrityError
 from recstill.api.task import FeatureSpec
 from recstill.data.arrow import check_columns
-from recstill.data.code import digest_of_tree, files_behind, files_in
+from recstill.data.code import code_of, digest_of_tree, files_behind, files_in
 from recstill.data.fetch import open_raw, raw_digests
 from recstill.data.files import read_card
 from recstill.data.snapshot import Snapshot, open_snapshot, write_snapshot
@@ -24,6 +24,7 @@ from recstill.recipes.features import (
     build_sources,
     damaged_sources,
     ensure_features,
+    holding_sources,
     open_store,
     write_training_sources,
 )
@@ -69,9 +70,10 @@ def make_snapshot(
     say: Callable[[str], None],
     mixed: MixedConfig | None = None,
 ) -> Snapshot:
-    """Build, join and store the training table of a task with the features of a service, and rows mixed from it."""
-    from recstill.features.history import join_features
+    """Build, join and store the training table of a task with the features of a service, and rows mixed from it.
 
+    Raise DataError if what decides the rows changed while they were made.
+    """
     try:
         chosen = task.options.model_validate(options)
     except ValidationError as error:
@@ -93,12 +95,7 @@ def make_snapshot(
         say(f"{reviewed:,} rows without an outcome take the label that a person decided")
     joined = rows
     if features.views:
-        write_training_sources(platform, task, raw, rows)
-        say(f"joining {len(rows):,} rows with {len(features.features)} features of {service}, point in time")
-        store = open_store(platform)
-        for problem in damaged_sources(store, [view.name for view in features.views]).values():
-            raise IntegrityError(problem)
-        joined = join_features(store, rows, features, task.spec.derived_keys)
+        joined = _joined(platform, task, raw, rows, features, say)
     if mixed is not None:
         joined = with_mixed(joined, task.spec, mixed)
     meta = {
@@ -113,12 +110,29 @@ def make_snapshot(
         "reviews": reviews_digest(platform, task.spec) if unknown else "",
     }
     check_columns(joined, _read_columns(task.spec, features), "The rows")
+    if words := snapshot_inputs(platform, task, chosen, service, mixed).changes_since(inputs):
+        raise DataError(f"While the rows of task {task.spec.name!r} were made, {in_short(words)}. Call it again.")
     snapshot = write_snapshot(joined, meta, platform.settings.folder("snapshots"))
     with platform.registry.transaction() as session:
         record_snapshot(session, snapshot.meta)
         platform.registry.audit(session, "snapshot.add", snapshot.id, rows=len(joined), service=service)
     _journal(platform).keep(_kind(task), inputs, "", {"snapshot": snapshot.id}, {})
     return snapshot
+
+
+def _joined(
+    platform: Platform, task: Task, raw: Path, rows: pa.Table, features: FeatureSet, say: Callable[[str], None]
+) -> pa.Table:
+    """Return the rows with their features. Raise IntegrityError for sources that are not as they were built."""
+    from recstill.features.history import join_features
+
+    with holding_sources(platform, task.spec.dataset, say):
+        write_training_sources(platform, task, raw, rows)
+        say(f"joining {len(rows):,} rows with {len(features.features)} features of {features.service}, point in time")
+        store = open_store(platform)
+        for problem in damaged_sources(store, [view.name for view in features.views]).values():
+            raise IntegrityError(problem)
+        return join_features(store, rows, features, task.spec.derived_keys)
 
 
 def _read_columns(spec: TaskSpec, features: FeatureSet) -> list[FeatureSpec]:
@@ -195,7 +209,7 @@ def snapshot_inputs(platform: Platform, task: Task, chosen: BaseModel, service: 
         "options": chosen.model_dump(mode="json"),
         "files": files_in(chosen.model_dump(mode="json"), "data"),
         "data": raw_digests(dataset, platform.settings.cache),
-        "code": {owner: digest_of_tree(platform.plugins.get(owner).code) for owner in owners},
+        "code": {owner: code_of(platform.plugins.get(owner).code, owner) for owner in owners},
         "task's code": {**files_behind(task), **_own_code()},
         "features": _defined(platform, service),
         "mixed": None if mixed is None else mixed.model_dump(mode="json"),

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from recstill.api.errors import FeatureError, IntegrityError, UnknownNameError
-from recstill.data.code import digest_of_tree
+from recstill.data.code import code_of
 from recstill.data.fetch import open_raw, raw_digests, raw_folder
 from recstill.data.files import check_sha256, read_card, sha256_of, write_card
 from recstill.pipeline.inputs import Inputs, in_short
 from recstill.recipes.feature_scope import Scope, named, users_of
 
 BUILT = "built.json"
+_PATIENCE = 1.0
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -37,6 +38,27 @@ ALL = Scope()
 
 def build_sources(platform: Platform, dataset: Dataset) -> str:
     """Write the feature sources of a data set unless they are there for this data and code; say why it did, if it did."""
+    with holding_sources(platform, dataset.name):
+        return _build(platform, dataset)
+
+
+@contextmanager
+def holding_sources(platform: Platform, dataset: str, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+    """Keep other processes from writing the sources of a data set: what a task writes of its rows is of these rows alone,
+    and must stay until it was joined with them."""
+    lock = FileLock(platform.settings.folder("locks") / f"sources-{dataset}.lock")
+    try:
+        lock.acquire(timeout=_PATIENCE)
+    except Timeout:
+        say(f"waiting for another process that joins rows with the feature sources of {dataset}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _build(platform: Platform, dataset: Dataset) -> str:
     folder = platform.settings.folder("sources", dataset.name)
     inputs = sources_inputs(platform, dataset)
     reason = _why_build(folder / BUILT, inputs)
@@ -54,7 +76,7 @@ def sources_inputs(platform: Platform, dataset: Dataset) -> Inputs:
     parts = {
         "data": raw_digests(dataset, platform.settings.cache),
         "sources_version": dataset.sources_version,
-        "code": {owner: digest_of_tree(platform.plugins.get(owner).code)},
+        "code": {owner: code_of(platform.plugins.get(owner).code, owner)},
     }
     return Inputs(parts)
 
@@ -69,7 +91,8 @@ def _why_build(path: Path, inputs: Inputs) -> str:
 
 
 def write_training_sources(platform: Platform, task: Task, raw: Path, rows: pa.Table) -> None:
-    """Write the sources that a task makes of its rows, and note their digests."""
+    """Write the sources that a task makes of its rows, and note their digests; within `holding_sources`."""
+    _build(platform, platform.dataset_of(task))  # another process may have just begun to
     folder = platform.settings.folder("sources", task.spec.dataset)
     with _aside(folder) as made:
         task.write_training_sources(raw, rows, made)
