@@ -8,10 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pydantic import BaseModel
 
-from recstill.api import ContextSpec, DecisionSpec, EndpointSpec, FeatureSpec, LabelSpec, RetrievalSpec, TaskSpec
+from recstill.api import ConfigError, ContextSpec, DecisionSpec, EndpointSpec, FeatureSpec, LabelSpec, RetrievalSpec, TaskSpec
 from recstill.data.snapshot import Snapshot
 from recstill.features.featureset import FeatureSet, View
 from recstill.recipes.config import (
@@ -117,8 +119,9 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Platform:
 
 
 @pytest.fixture
-def run(platform: Platform) -> Run:
+def run(platform: Platform, tmp_path: Path) -> Run:
     """A run as it stands before its first stage; nothing of it was made."""
+    pq.write_table(pa.table({"x": [0.5, -0.5, 2.0]}), tmp_path / "rows.parquet")
     spec = TaskSpec(
         name="t", dataset="d", description="made up", groups=("x",), labels=(LabelSpec(name="y", primary=True),),
         features=(FeatureSpec(name="x", view="row"), FeatureSpec(name="item", view="key", kind="categorical")),
@@ -131,7 +134,7 @@ def run(platform: Platform) -> Run:
         distil=DistilConfig(strategies=(StrategyConfig(name="soft-target"),)),
         prune=PruneConfig(share=0.2), quantise=QuantiseConfig(),
     )  # fmt: skip
-    snapshot = Snapshot(Path("nowhere"), {"id": "t-1", "sha256": "a" * 64})
+    snapshot = Snapshot(tmp_path, {"id": "t-1", "sha256": "a" * 64, "num_rows": 3})
     features = {role: FeatureSet("none", ()) for role in ("teacher", "student")}
     code = {name: {"code": name} for name in ("recstill", *(plugin.name for plugin in platform.plugins.loaded))}
     return Run(platform, "r", recipe, "r-1", SimpleNamespace(spec=spec), snapshot, features, Progress(), code=code)
@@ -288,3 +291,19 @@ def test_a_run_as_a_whole_is_decided_by_all_of_it(run: Run) -> None:
     for other in (of_recipe(run, threads=2), of_spec(run, case="other"), replace(run, code={**run.code, "recstill": "edited"})):
         assert run_inputs(other).key != key
     assert run_inputs(of_recipe(run, description="other words")).key == key
+
+
+@pytest.mark.parametrize("when", ["random() > 0.5", "x > epoch_us(now()) % 1000 / 500 - 1"])
+def test_rules_count_by_what_they_say(run: Run, when: str) -> None:
+    run = of_recipe(run, rules=(RuleConfig(when=when, score=1.0),))
+    found = {alone_inputs(replace(run), 0).key for _ in range(40)}
+    assert len(found) > 1
+    fixed = of_recipe(run, rules=(RuleConfig(when="x > 0 -- of the house", score=1.0),))
+    assert len({alone_inputs(replace(fixed), 0).key for _ in range(4)}) == 1
+
+
+@pytest.mark.parametrize("when", ["unnest([true, false])", "max(x) > 0", "x > 0; select 1", "x > 0, x > 1", "zz"])
+def test_a_rule_that_is_no_condition_on_a_row_is_refused(run: Run, when: str) -> None:
+    run = of_recipe(run, rules=(RuleConfig(when=when, score=1.0),))
+    with pytest.raises(ConfigError, match=r"rules\.0\.when"):
+        alone_inputs(run, 0)

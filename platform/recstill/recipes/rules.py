@@ -46,10 +46,16 @@ def rule_scores(rules: tuple[RuleConfig, ...], snapshot: Snapshot) -> NDArray[np
     problems = []
     for place, rule in enumerate(rules):
         try:
-            found = connection.execute(f"select coalesce(({rule.when})::boolean, false) as holds from rows").fetchnumpy()
-            total += np.float32(rule.score) * found["holds"].astype(np.float32)
+            # The line break keeps a comment at the end of a condition from taking the bracket with it.
+            holds = duckdb.SQLExpression(f"({rule.when}\n)").cast("boolean").alias("holds")
+            found = connection.sql("from rows").select(holds).fetchnumpy()["holds"]
         except duckdb.Error as error:
             problems.append(f"rules.{place}.when: {rule.when!r}: {str(error).splitlines()[0]}")
+            continue
+        if len(found) != len(total):
+            problems.append(f"rules.{place}.when: {rule.when!r} gives {len(found):,} answers for {len(total):,} rows")
+            continue
+        total += np.float32(rule.score) * np.ma.filled(found, False).astype(np.float32)
     if problems:
         raise ConfigError("Rules", problems)
     return total.astype(np.float32)

@@ -6,6 +6,7 @@ the key of every stage from its first day, and at worst something is made anew.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from recstill.training.loop import has_fast_bf16
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    import numpy as np
+    from numpy.typing import NDArray
     from pydantic import BaseModel
 
     from recstill.recipes.run import Run
@@ -154,6 +157,7 @@ def _student(run: Run, seed: int, kinds: Mapping[str, Iterable[str]], not_in_dis
         "student": _dump(recipe.student, _NOT_IN_MODEL),
         "distil": _dump(recipe.distil, not_in_distil),
         "rules": [rule if isinstance(rule, str) else _dump(rule, None) for rule in recipe.rules],
+        "what rules say": _digests(run.rows.made) if recipe.rules else {},
         "seed": seed,
         **_model(run, "student"),
         "code": _code(run, {"students": [recipe.student.name], **kinds}),
@@ -222,6 +226,11 @@ def _code(run: Run, kinds: Mapping[str, Iterable[str]]) -> dict[str, Any]:
     }  # fmt: skip
     libraries = {name: importlib.metadata.version(name) for name in ("torch", "torchrec", "numpy")}
     return {"recstill": run.code["recstill"], **libraries, **{name: run.code[name] for name in sorted(owners)}}
+
+
+def _digests(made: Mapping[str, NDArray[np.float32]]) -> dict[str, str]:
+    """A rule may speak of now, or of chance: it says something else of the same rows another day."""
+    return {name: hashlib.sha256(values.tobytes()).hexdigest() for name, values in made.items()}
 
 
 def _dump(model: BaseModel, exclude: Any) -> dict[str, Any]:
