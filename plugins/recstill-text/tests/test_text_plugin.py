@@ -119,6 +119,23 @@ def test_a_teacher_scores_as_it_was_fitted(factory: type, family: str, options: 
     assert ("token_type_ids" in names) == (family == "bert")
 
 
+@pytest.mark.parametrize("factory", [CrossEncoder, BiEncoder])
+def test_texts_without_any_token_are_fitted_and_scored(factory: type, tmp_path: Path) -> None:
+    model = pretrained("gpt2", tmp_path / "model")
+    path = tmp_path / "model" / "tokenizer.json"  # now one that puts nothing around a text
+    path.write_text(json.dumps({**json.loads(path.read_text()), "post_processor": None}))
+    teacher = factory(ColumnInputs(FEATURES, (LABEL,)), model=model, pad_token="[SEP]", **{**OPTIONS, "epochs": 1})
+    rows = column_rows(32)
+    empty = {name: np.full(32, "", object) if name in ("query", "title") else v for name, v in rows.columns.items()}
+    blank = ColumnRows(empty, rows.labels, rows.groups)
+    (tmp_path / "fitted").mkdir()
+    teacher.fit(blank, blank, tmp_path / "fitted", 0, lambda _: None)
+    predictor = teacher.open(tmp_path / "fitted")
+    together = {name: np.concatenate([empty[name][:1], rows.columns[name][:7]]) for name in empty}
+    alone = predictor({name: values[:1] for name, values in empty.items()})["logit_positive"]
+    assert alone[0] == pytest.approx(predictor(together)["logit_positive"][0], abs=0.02)
+
+
 def test_a_card_that_does_not_tell_of_token_types_is_read_where_the_model_has_none(tmp_path: Path) -> None:
     for family in ("bert", "roberta"):
         fitted = tmp_path / f"{family}-fitted"

@@ -186,7 +186,13 @@ class _Tokens:
         return self._padded(list(texts))
 
     def _padded(self, *texts: list[str]) -> dict[str, Tensor]:
-        found = self.tokenizer(*texts, truncation=True, max_length=self.length, padding=True, return_tensors="pt")
+        """Return ids and mask (B, L). A text without a token, as some tokenizers leave an empty one, is one padding token."""
+        found = self.tokenizer(*texts, truncation=True, max_length=self.length, padding=True)
+        if not found["input_ids"][0]:
+            found = self.tokenizer(*texts, truncation=True, max_length=1, padding="max_length")
+        found = {name: torch.tensor(values) for name, values in found.items()}
+        empty = found["attention_mask"].sum(1) == 0
+        found["attention_mask"][empty, 0] = 1
         return {name: found[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in found}
 
 
