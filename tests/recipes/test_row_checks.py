@@ -158,6 +158,18 @@ def test_other_columns_that_everybody_needs(name: str, column: Any, words: str) 
     assert words in "\n".join(found(table_of(**{name: column})))
 
 
+NESTED = [pa.array([[1]] * 60), pa.array([{"a": 1}] * 60)]
+
+
+@pytest.mark.parametrize("column", [*NESTED, pa.array(["text"] * 60)], ids=["list", "struct", "text"])
+@pytest.mark.parametrize("field", ["groups", "slices", "attributes", "fairness"])
+def test_columns_that_are_grouped_or_read_as_numbers_are_of_such_types(field: str, column: pa.Array) -> None:
+    spec = spec_of(**{"groups": (), field: ("more",)})
+    is_fine = field in ("groups", "slices") and pa.types.is_string(column.type)
+    problems = found(table_of(more=column), spec)
+    assert [problem.split(" holds")[0] for problem in problems] == ([] if is_fine else ["column 'more'"])
+
+
 def test_names_are_looked_at_first() -> None:
     twice = table_of().append_column("x", pa.array(np.ones(60)))
     assert found(twice) == ["column 'x' comes 2 times; leave one"]

@@ -57,6 +57,12 @@ def check_rows(rows: pa.Table, spec: TaskSpec) -> None:
             found = _class_problems(label, values, split)
         problems += found
     problems += _rate_problems(plain(rows["sampling_rate"]))
+    for name in dict.fromkeys((*spec.attributes, *spec.fairness)):
+        if not is_number(plain(rows[name]).type):
+            problems.append(f"column {name!r} holds {rows[name].type}; what strategies and reports read must be numbers")
+    for name in dict.fromkeys((*spec.groups, *spec.slices)):
+        if types.is_nested(rows[name].type):
+            problems.append(f"column {name!r} holds {rows[name].type}; rows are put together by plain values, one in each row")
     for name in dict.fromkeys(spec.groups):
         problems += _null_problems(
             rows[name], name, "every row belongs to a group: give those without one a group of their own"
