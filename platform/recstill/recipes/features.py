@@ -38,6 +38,9 @@ ALL = Scope()
 
 def build_sources(platform: Platform, dataset: Dataset) -> str:
     """Write the feature sources of a data set unless they are there for this data and code; say why it did, if it did."""
+    path = platform.settings.folder("sources", dataset.name) / BUILT
+    if not _why_build(path, sources_inputs(platform, dataset)):
+        return ""  # whoever holds them need not be waited for
     with holding_sources(platform, dataset.name):
         return _build(platform, dataset)
 
@@ -82,9 +85,10 @@ def sources_inputs(platform: Platform, dataset: Dataset) -> Inputs:
 
 
 def _why_build(path: Path, inputs: Inputs) -> str:
-    if not path.is_file():
+    try:
+        built = read_card(path, _rebuild(path.parent))
+    except FileNotFoundError:
         return "they were not there"
-    built = read_card(path, _rebuild(path.parent))
     if "parts" not in built or "files" not in built:  # written by an earlier version, which did not keep what decided them
         return "what decided them was not kept"
     return in_short(inputs.changes_since(Inputs.from_json(built)))
