@@ -186,10 +186,10 @@ def test_a_helper_beside_the_plugin_is_the_tasks_code_too(
     snapshot = prepared(platform).snapshot
     (place / "reuse_rows.py").write_text(HELPER + "# mended\n")
     assert prepared(platform).snapshot.id == snapshot.id, "made anew, and found to be the same rows"
-    assert "a new snapshot: task's code.reuse_rows.py changed" in capsys.readouterr().err
+    assert "code.recstill-reuse.module reuse_rows changed" in capsys.readouterr().err
     (place / "reuse_plugin.py").write_text(PLUGIN + "# mended\n")
     prepared(Platform.open(platform.settings))
-    assert "a new snapshot: code.recstill-reuse changed" in capsys.readouterr().err
+    assert "a new snapshot: code.recstill-reuse.code changed" in capsys.readouterr().err
     (place / "reuse_rows.py").write_text(HELPER)
     (place / "reuse_plugin.py").write_text(PLUGIN)
 
