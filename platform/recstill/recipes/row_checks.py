@@ -57,10 +57,10 @@ def check_rows(rows: pa.Table, spec: TaskSpec) -> None:
             found = _class_problems(label, values, split)
         problems += found
     problems += _rate_problems(plain(rows["sampling_rate"]))
-    for name in dict.fromkeys((*spec.attributes, *spec.fairness)):
+    for name in dict.fromkeys(spec.attributes):
         if not is_number(plain(rows[name]).type):
-            problems.append(f"column {name!r} holds {rows[name].type}; what strategies and reports read must be numbers")
-    for name in dict.fromkeys((*spec.groups, *spec.slices)):
+            problems.append(f"column {name!r} holds {rows[name].type}; what strategies read must be numbers")
+    for name in dict.fromkeys(spec.groups):
         if types.is_nested(rows[name].type):
             problems.append(f"column {name!r} holds {rows[name].type}; rows are put together by plain values, one in each row")
     for name in dict.fromkeys(spec.groups):
