@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -275,6 +276,32 @@ def test_a_damaged_result_is_named_and_made_again(platform: Platform, capsys: py
     )
     assert "alone-0: the stored result was damaged and is made again" in capsys.readouterr().err
     assert run.weights("alone-0").read_bytes() == content
+
+
+def test_weights_that_were_damaged_in_a_stopped_run_are_made_again(platform: Platform, capsys: pytest.CaptureFixture) -> None:
+    run = prepared(platform)
+    begin_run(run, run.name)
+    products = {"weights.safetensors": run.weights("alone-0")}
+    stage = Stage("alone-0", alone_inputs(run, 0), lambda: train(run, "alone-0", "student", 0), products)
+    found, content = run.stage(stage), products["weights.safetensors"].read_bytes()
+    assert run.stage(stage) == found
+    with products["weights.safetensors"].open("r+b") as file:  # in place: the journal's file is the same
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([content[-1] ^ 1]))
+    assert run.stage(stage)["metrics"] == found["metrics"]
+    assert products["weights.safetensors"].read_bytes() == content
+    said = capsys.readouterr().err
+    assert "alone-0: what it left in this run was damaged and is made again" in said
+    assert "alone-0: the stored result was damaged and is made again" in said
+
+
+def test_another_registrys_version_of_the_same_name_is_no_result(platform: Platform, place: Path, first: RunResult) -> None:
+    other = Platform.open(replace(platform.settings, registry_url=f"sqlite:///{place / 'other.db'}"))
+    theirs = run_recipe(other, "recipe.yaml", ["teacher.training.epochs=1"])
+    assert theirs.teacher == first.teacher, "the same name and number"
+    again = run_recipe(other, "recipe.yaml")
+    assert again.teacher == "big:2"
+    assert read_json(other.settings.folder("runs", again.run_id) / "state" / "pretrain.json")["reused_from"]
 
 
 def test_the_cost_of_a_killed_attempt_counts(platform: Platform) -> None:

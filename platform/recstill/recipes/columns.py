@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import shutil
+import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from recstill.api.columns import ColumnInputs
-from recstill.api.errors import BundleError, ConfigError
+from recstill.api.errors import BundleError, ConfigError, IntegrityError
 from recstill.data.bundle import CARD, MANIFEST, write_manifest
 from recstill.data.files import new_folder, sha256_of
 from recstill.evaluation.metrics import Floats, predictions_of
@@ -22,7 +24,6 @@ from recstill.recipes.judging import row_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from recstill.api.columns import ColumnPredictor, ColumnTeacher
     from recstill.api.measured import Measured
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from recstill.recipes.run import Run
 
 CHUNK = 4_096
+_ANSWERS = "answers.safetensors"
 
 
 def reads_columns(factory: Any) -> bool:
@@ -149,19 +151,29 @@ def test_predictions(run: Run, role: str, predictor: ColumnPredictor) -> dict[st
     from recstill.recipes.stage_inputs import answers_inputs
 
     files = {path.name: sha256_of(path) for path in sorted(folder_of(run, role).iterdir())}
-    key = answers_inputs(run, role, files).key
-    kept = run.platform.settings.folder("cache", "tests") / f"{key}.safetensors"
-    if kept.is_file():
-        return dict(load_file(kept))
-    rows = run.snapshot.rows_of("test")
-    parts = [said for _, _, said in answers(run, role, predictor, rows)]
-    found = {
+    inputs, kind = answers_inputs(run, role, files), f"{run.task.spec.name}/{_ANSWERS}"
+    try:
+        record = run.journal.find(kind, inputs)
+    except IntegrityError as error:
+        run.progress.say(f"{role}: its stored answers were damaged and are asked for again: {error}")
+        run.journal.forget(kind, inputs)
+        record = None
+    if record is not None:
+        return dict(load_file(record.folder / _ANSWERS))
+    found = _asked(run, role, predictor)
+    with tempfile.TemporaryDirectory(dir=run.folder, prefix=".answers.") as temporary:
+        path = Path(temporary) / _ANSWERS
+        save_file({name: np.ascontiguousarray(values) for name, values in found.items()}, path)
+        run.journal.keep(kind, inputs, run.id, {}, {_ANSWERS: path})
+    return found
+
+
+def _asked(run: Run, role: str, predictor: ColumnPredictor) -> dict[str, Floats]:
+    parts = [said for _, _, said in answers(run, role, predictor, run.snapshot.rows_of("test"))]
+    return {
         label.name: predictions_of(label, np.concatenate([part[f"logit_{label.name}"] for part in parts]))
         for label in run.task.spec.labels
     }
-    save_file({name: np.ascontiguousarray(values) for name, values in found.items()}, kept.with_suffix(".new"))
-    kept.with_suffix(".new").replace(kept)
-    return found
 
 
 def latency_of(run: Run, role: str, num_rows: int = 200) -> float:

@@ -136,14 +136,15 @@ def adopt_all(run: Run) -> None:
             start_weights(run, role)
 
 
-def is_registered(run: Run, reference: str) -> bool:
-    """Say whether a version is in the registry, and its artifact in the store."""
+def is_registered(run: Run, reference: str, artifact: str) -> bool:
+    """Say whether a version is in the registry as it was, and its artifact in the store: in a registry that was made anew,
+    the name and the number may be another model's."""
     try:
         with run.platform.registry.read() as session:
             version = find_version(session, reference)
     except UnknownNameError:
         return False
-    return run.platform.artifacts.has(version.artifact)
+    return version.artifact == artifact and run.platform.artifacts.has(artifact)
 
 
 def _misfits(run: Run, role: str, place: str, reference: str, manifest: Manifest) -> list[str]:

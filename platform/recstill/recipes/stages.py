@@ -139,7 +139,9 @@ def _trained_teacher(run: Run, role: str) -> dict[str, Any]:
     run.stage(Stage(name, pretrain_inputs(run, role), partial(_pretrain, run, role), products))
     inputs = exported_inputs(run, role, name, {})
     work = partial(_export_teacher, run, role, name)
-    return run.stage(Stage(role, inputs, work, is_there=lambda found: is_registered(run, found["version"])))
+    return run.stage(
+        Stage(role, inputs, work, is_there=lambda found: is_registered(run, found["version"], found.get("artifact", "")))
+    )
 
 
 def _student_of(run: Run, seed: int, versions: Versions, source: Callable[[], SignalSource]) -> None:
@@ -199,8 +201,10 @@ def _export_teacher(run: Run, role: str, pretrained: str) -> dict[str, Any]:
     else:
         folder = export_bundle(run, role, role, run.recipe.seeds[0], trained["metrics"])
         metrics = {**trained["metrics"], **check_bundle(run, role, role, folder)}
+    version = register_teacher(run, role, folder, trained, metrics)
     return {
-        "version": register_teacher(run, role, folder, trained, metrics),
+        "version": version,
+        "artifact": artifact_of(run.platform, version),
         "metrics": metrics,
         "num_parameters": trained["num_parameters"],
     }

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from recstill.api.errors import IntegrityError, RegistryError
-from recstill.data.files import read_json, write_json
+from recstill.data.files import check_sha256, read_json, sha256_of, write_json
 from recstill.pipeline.inputs import Inputs, in_short
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def do_stage(run: Run, stage: Stage) -> dict[str, Any]:
     run.keys[stage.name] = stage.inputs.key
     if run.is_done(stage.name):
         _check_same(run, stage)
-        return run.result(stage.name)
+        if _is_whole(run, stage):
+            return run.result(stage.name)
     run.platform.plugins.tell("before_stage", run_id=run.id, stage=stage.name)
     started = time.monotonic()
     with run.progress.stage(stage.name):
@@ -50,6 +51,30 @@ def do_stage(run: Run, stage: Stage) -> dict[str, Any]:
             _make(run, stage)
     run.platform.plugins.tell("after_stage", run_id=run.id, stage=stage.name, seconds=time.monotonic() - started)
     return run.result(stage.name)
+
+
+def _is_whole(run: Run, stage: Stage) -> bool:
+    """Say whether the files that a finished stage left are as it left them; forget the stage otherwise."""
+    try:
+        left = run.result(stage.name).get("files", {})
+        for name, digest in left.items():
+            product, _, inner = name.partition("/")
+            check_sha256(stage.products[product] / inner, digest, "")
+    except (IntegrityError, KeyError) as error:
+        run.progress.say(f"{stage.name}: what it left in this run was damaged and is made again: {error}")
+        run.state(stage.name).unlink(missing_ok=True)
+        return False
+    return True
+
+
+def _digests(products: Mapping[str, Path]) -> dict[str, str]:
+    """Return {product, or product/file: sha256} of the files that are there."""
+    found = {}
+    for name, path in products.items():
+        for inner in sorted(path.iterdir()) if path.is_dir() else [path]:
+            if inner.is_file():
+                found[name if inner == path else f"{name}/{inner.name}"] = sha256_of(inner)
+    return found
 
 
 def reasons_of(folder: Path) -> dict[str, str]:
@@ -77,7 +102,7 @@ def _take(run: Run, stage: Stage) -> bool:
     record.restore(stage.products)
     reason = f"as in run {record.run}"
     _write_inputs(run, stage, reason)
-    write_json(run.state(stage.name), {**record.result, "reused_from": record.run})
+    write_json(run.state(stage.name), {**record.result, "reused_from": record.run, "files": dict(record.files)})
     run.progress.say(f"{stage.name} {reason}")
     return True
 
@@ -91,7 +116,8 @@ def _make(run: Run, stage: Stage) -> None:
     finally:
         run.working_on = ""
     cpu_seconds = time.process_time() - cpu + run.earlier_cpu_seconds
-    write_json(run.state(stage.name), {"seconds": time.monotonic() - started, "cpu_seconds": cpu_seconds, **found})
+    facts = {"seconds": time.monotonic() - started, "cpu_seconds": cpu_seconds, **found}
+    write_json(run.state(stage.name), {**facts, "files": _digests(stage.products)})
     if stage.is_shared:
         run.journal.keep(_kind(run, stage), stage.inputs, run.id, run.result(stage.name), stage.products)
 
