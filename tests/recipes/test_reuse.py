@@ -295,8 +295,14 @@ def test_weights_that_were_damaged_in_a_stopped_run_are_made_again(platform: Pla
     assert "alone-0: the stored result was damaged and is made again" in said
 
 
-def test_another_registrys_version_of_the_same_name_is_no_result(platform: Platform, place: Path, first: RunResult) -> None:
-    other = Platform.open(replace(platform.settings, registry_url=f"sqlite:///{place / 'other.db'}"))
+def test_another_registrys_version_of_the_same_name_is_no_result(
+    platform: Platform, place: Path, first: RunResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(platform.settings, registry_url=f"sqlite:///{place / 'other.db'}")
+    with monkeypatch.context() as patch:
+        patch.setenv("RECSTILL_REGISTRY_URL", settings.registry_url)
+        assert CliRunner().invoke(cli, ["registry", "init", "--yes"], catch_exceptions=False).exit_code == 0
+    other = Platform.open(settings)
     theirs = run_recipe(other, "recipe.yaml", ["teacher.training.epochs=1"])
     assert theirs.teacher == first.teacher, "the same name and number"
     again = run_recipe(other, "recipe.yaml")

@@ -19,8 +19,6 @@ from recstill.training.loop import has_fast_bf16
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    import numpy as np
-    from numpy.typing import NDArray
     from pydantic import BaseModel
 
     from recstill.recipes.run import Run
@@ -156,8 +154,7 @@ def _student(run: Run, seed: int, kinds: Mapping[str, Iterable[str]], not_in_dis
     return {
         "student": _dump(recipe.student, _NOT_IN_MODEL),
         "distil": _dump(recipe.distil, not_in_distil),
-        "rules": [rule if isinstance(rule, str) else _dump(rule, None) for rule in recipe.rules],
-        "what rules say": _digests(run.rows.made) if recipe.rules else {},
+        "rules": _rules(run),
         "seed": seed,
         **_model(run, "student"),
         "code": _code(run, {"students": [recipe.student.name], **kinds}),
@@ -228,9 +225,11 @@ def _code(run: Run, kinds: Mapping[str, Iterable[str]]) -> dict[str, Any]:
     return {"recstill": run.code["recstill"], **libraries, **{name: run.code[name] for name in sorted(owners)}}
 
 
-def _digests(made: Mapping[str, NDArray[np.float32]]) -> dict[str, str]:
-    """A rule may speak of now, or of chance: it says something else of the same rows another day."""
-    return {name: hashlib.sha256(values.tobytes()).hexdigest() for name, values in made.items()}
+def _rules(run: Run) -> dict[str, Any]:
+    """The rules, and what they say: one that speaks of now, or of chance, says something else of the same rows another day."""
+    rules = [rule if isinstance(rule, str) else _dump(rule, None) for rule in run.recipe.rules]
+    made = run.rows.made if rules else {}
+    return {"rules": rules, "scores": {name: hashlib.sha256(values.tobytes()).hexdigest() for name, values in made.items()}}
 
 
 def _dump(model: BaseModel, exclude: Any) -> dict[str, Any]:
