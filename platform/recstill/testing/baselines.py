@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_LABELS = (LabelSpec(name="click", primary=True), LabelSpec(name="amount", kind="count"))
+_LABELS = (
+    LabelSpec(name="click", primary=True),
+    LabelSpec(name="amount", kind="count"),
+    # What only a teacher speaks about: no row knows it, and a baseline leaves it out.
+    LabelSpec(name="unknown", kind="regression"),
+)
 _NUM_TEST = 40
 
 
@@ -75,5 +80,7 @@ def _table(num_rows: int, seed: int, numbers: bool, categories: bool) -> Baselin
         features["amount"] = np.where(random.random(num_rows) < 0.1, np.float32(np.nan), amount)
     if categories:
         features["shop"] = np.where(random.random(num_rows) < 0.1, -1, shop).astype(np.int64)
-    labels = {"click": click, "amount": random.poisson(2.0, num_rows).astype(np.float32)}
+    amounts = random.poisson(2.0, num_rows).astype(np.float32)
+    amounts[::7] = np.nan  # not known yet, as labels that come late
+    labels = {"click": click, "amount": amounts, "unknown": np.full(num_rows, np.nan, np.float32)}
     return BaselineData(features, ("shop",) if categories else (), labels)
