@@ -6,8 +6,9 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from recstill.api.errors import GateError
+from recstill.api.errors import FeatureError, GateError
 from recstill.data.fetch import fetch
+from recstill.recipes.feature_scope import scope_of
 from recstill.recipes.features import check_own_store, ensure_features, materialize_features
 from recstill.recipes.packaging import package
 from recstill.recipes.release import promote
@@ -52,7 +53,7 @@ def run_demo(platform: Platform, task_name: str, overrides: list[str], progress:
         ensure_features(platform, progress.say)
     result = run_recipe(platform, task.spec.default_recipe, overrides, progress)
     with progress.stage("materializing features"):
-        materialize_features(platform, None, lambda view: progress.say(f"  {view}"))
+        _materialize(platform, result.student, progress)
     try:
         promote(platform, result.student, "champion", "demo")
         promotion = f"{result.student} is champion"
@@ -65,6 +66,16 @@ def run_demo(platform: Platform, task_name: str, overrides: list[str], progress:
     with progress.stage("serving"), running_server(platform, bento, free_port(), log) as address:
         response = post(f"{address}{task.spec.endpoint.path}", request)
     return DemoResult(result, bento, request, response, promotion)
+
+
+def _materialize(platform: Platform, student: str, progress: Progress) -> None:
+    """Bring online what the student reads, and not the features of other tasks. Raise FeatureError for a view that fails."""
+    scope = scope_of(platform, (), (), (student,))
+    if not scope.views:
+        return
+    failed = materialize_features(platform, None, lambda view: progress.say(f"  {view}"), scope)["failed"]
+    if failed:
+        raise FeatureError("\n".join(f"View {view}: {reason}" for view, reason in failed.items()))
 
 
 def _pretrained(platform: Platform, recipe: str) -> list[Dataset]:

@@ -131,12 +131,16 @@ def _check_thing(everything: Plugins, kind: str, name: str, thing: Any, quick: b
         return testing.check_gate(thing, name=name)
     subject = f"{KINDS[kind]} {name}"
     if kind == "recipes":
-        return [testing.Check(subject, "is a file", Path(thing).is_file(), f"there is no {thing}")]
+        return [testing.Check(subject, "is a file", Path(thing).is_file(), _absence(Path(thing)))]
     if kind == "baselines":
         return [] if quick else testing.check_baseline(thing, name=name)
     if quick:
         return check_quickly(kind, thing, name=subject)
     return _check_model(kind, thing, subject)
+
+
+def _absence(path: Path) -> str:
+    return "" if path.is_file() else f"there is no {path}"
 
 
 def _check_model(kind: str, factory: Any, subject: str) -> list[Check]:
