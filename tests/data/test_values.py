@@ -261,3 +261,13 @@ def test_a_dictionary_column_with_nulls_is_stored_as_its_values(tmp_path: Path) 
     snapshot = write_snapshot(rows, {"task": "t"}, tmp_path)
     assert pq.read_table(snapshot.folder / "rows.parquet")["c"].to_pylist() == ["a", None, "b"]
     assert snapshot.columns(["c"])["c"].tolist() == ["a", None, "b"]
+
+
+def test_no_column_asked_for_is_none_read(tmp_path: Path) -> None:
+    """An empty list of names once meant all of them: a task without slices was sliced by every column that it had."""
+    splits = pa.array(["train", "valid", "test"])
+    table = pa.table({"split": splits, "x": pa.array([1, 2, 3])})
+    snapshot = write_snapshot(table, {"task": "t"}, tmp_path)
+    assert snapshot.typed([]) == {}
+    assert snapshot.columns(()) == {}
+    assert set(snapshot.typed(["x"])) == {"x"}

@@ -41,8 +41,9 @@ class Snapshot:
         return self.columns(["split"])["split"]
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read columns, in row-id order."""
-        return pq.read_table(self.folder / "rows.parquet", columns=list(columns) if columns else None, memory_map=True)
+        """Read columns, in row-id order: all of them by default, none for an empty list."""
+        chosen = None if columns is None else list(columns)
+        return pq.read_table(self.folder / "rows.parquet", columns=chosen, memory_map=True)
 
     @cached_property
     def types(self) -> dict[str, str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,3 +110,41 @@ def lines_after(path: Path, size: int) -> Iterator[bytes]:
         with path.open("rb") as file:
             file.seek(size)
             yield from file
+
+
+def older_decision(line: bytes) -> dict[str, Any] | None:
+    """Return the content of a line of format 1, or None if it is none."""
+    try:
+        content = orjson.loads(line)
+        texts = [
+            content[name] for name in ("before", "request", "task", "model_version", "subject", "band", "decision", "time")
+        ]
+        datetime.fromisoformat(content["time"])
+        is_whole = all(isinstance(text, str) for text in texts) and isinstance(content["score"], float | int)
+    except (ValueError, TypeError, KeyError):
+        return None
+    return dict(content) if is_whole else None
+
+
+def last_digest(path: Path) -> str:
+    """Return what a line of format 1 that follows a file's last whole line says of it."""
+    last = b""
+    for line in lines_after(path, 0):
+        if line.endswith(b"\n"):
+            last = line[:-1]
+    return hashlib.sha256(last).hexdigest() if last else ""
+
+
+def write_whole(file: int, data: bytes) -> None:
+    """Write all bytes. Raise OSError if some did not fit; the caller takes back those that did."""
+    while data:
+        data = data[os.write(file, data) :]
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names of a folder's files to the disk."""
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(place)
+    finally:
+        os.close(place)

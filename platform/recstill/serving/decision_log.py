@@ -27,7 +27,20 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from recstill.api.errors import BundleError
-from recstill.serving.decision_chain import Head, Place, chain_key, heads_folder, lines_after, read_head, sign, unsign
+from recstill.serving.decision_chain import (
+    Head,
+    Place,
+    chain_key,
+    heads_folder,
+    last_digest,
+    lines_after,
+    older_decision,
+    read_head,
+    sign,
+    sync_folder,
+    unsign,
+    write_whole,
+)
 from recstill.serving.masking import Hmac, key_id, known_keys, make_key, mask
 
 if TYPE_CHECKING:
@@ -101,7 +114,7 @@ class DecisionLog:
         assert self._file is not None
         assert self._end is not None
         try:
-            _write_whole(self._file, data)
+            write_whole(self._file, data)
         except OSError:
             try:
                 os.ftruncate(self._file, self._end.size)
@@ -137,9 +150,9 @@ class DecisionLog:
         line, mac = sign(self._header(name, moment), self._end.last if self._end else "", self._key)
         file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_DSYNC, 0o600)
         try:
-            _write_whole(file, line)
+            write_whole(file, line)
             temporary.rename(path)
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
         except OSError:
             os.close(file)
             temporary.unlink(missing_ok=True)
@@ -182,20 +195,6 @@ class DecisionLog:
                 continue
             self._number, self._end = _catch_up(self.folder, self._lane, place, self._key)
             return
-
-
-def _write_whole(file: int, data: bytes) -> None:
-    """Write all bytes. Raise OSError if some did not fit; the caller takes back those that did."""
-    while data:
-        data = data[os.write(file, data) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    place = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(place)
-    finally:
-        os.close(place)
 
 
 def _catch_up(folder: Path, lane: str, place: Place | None, key: Hmac) -> tuple[int, Place | None]:
@@ -367,7 +366,7 @@ class LogReader:
         """Read logs of format 1: a chain without a key, which says nothing of its end."""
         began = [header["older"] for header in headers.values() if "older" in header]
         known = {name: digest for older in began for name, digest in older.items()}
-        ends = {_last_digest(path) for path in paths}
+        ends = {last_digest(path) for path in paths}
         for path in paths:
             if began and known.get(path.name) != hashlib.sha256(path.read_bytes()).hexdigest():
                 self.problems.append(
@@ -385,7 +384,7 @@ class LogReader:
             if not line.endswith(b"\n"):
                 self.remarks.append(f"{path} ends in a line that its worker could not finish.")
                 return
-            content = _older_decision(line)
+            content = older_decision(line)
             # A server that ran over midnight went on with the digest of the day before.
             if content is None or (content["before"] != before and not (number == 1 and content["before"] in ends)):
                 self.problems.append(f"{path}, line {number}, does not follow the line before it: the log was changed.")
@@ -395,24 +394,3 @@ class LogReader:
             yield content
         if not before:
             self.problems.append(f"{path} is empty.")
-
-
-def _older_decision(line: bytes) -> dict[str, Any] | None:
-    try:
-        content = orjson.loads(line)
-        texts = [
-            content[name] for name in ("before", "request", "task", "model_version", "subject", "band", "decision", "time")
-        ]
-        datetime.fromisoformat(content["time"])
-        is_whole = all(isinstance(text, str) for text in texts) and isinstance(content["score"], float | int)
-    except (ValueError, TypeError, KeyError):
-        return None
-    return dict(content) if is_whole else None
-
-
-def _last_digest(path: Path) -> str:
-    last = b""
-    for line in lines_after(path, 0):
-        if line.endswith(b"\n"):
-            last = line[:-1]
-    return hashlib.sha256(last).hexdigest() if last else ""
