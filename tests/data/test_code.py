@@ -62,7 +62,7 @@ def test_a_bundled_plugin_counts_what_it_takes_from_another() -> None:
     assert found["recstill-rankers"] != "not installed"
 
 
-@pytest.mark.parametrize("text", ["//", "/", "..", "../", "/dev/null", "/root/none/of/ours", "a\nb/c", "/" * 900])
+@pytest.mark.parametrize("text", ["//", "/", "..", "../", "/dev/null", "/home/none/of/ours", "a\nb/c", "/" * 900])
 def test_an_option_that_happens_to_be_a_path_is_no_reason_to_read_a_disk(text: str) -> None:
     assert files_in({"separator": text}) == {}
 
