@@ -301,7 +301,7 @@ def test_a_teacher_whose_scores_are_no_numbers_is_refused(
     lies = lies.replace(f"tree_sizes={first}", f"tree_sizes={first - (len(text) - len(lies))}")
     (tmp_path / "lies.txt").write_text(lies)
     options = f"teacher.options={{anomaly: anomaly, files: {{default: {tmp_path / 'lies.txt'}}}}}"
-    with pytest.raises(ConfigError, match="tree 0 has a leaf that is no finite number"):
+    with pytest.raises(ConfigError, match="tree 0: leaf_value has something that is no finite number"):
         run_recipe(platform, "credit", [*CREDIT_QUICK, options])
     (tmp_path / "lies.txt").write_text("this is no model")
     with pytest.raises(ConfigError, match="is no LightGBM text model"):
