@@ -163,7 +163,10 @@ def test_rules_and_experiments_are_read_as_strictly(tmp_path: Path) -> None:
     good = "{name: e, title: t, recipe: r, variants: {a: []}, metrics: [m]"
     for text, words in ((good.replace("name: e", "name: ../e") + "}", "cannot be a name"),
                         (good + ", title: u}", "comes twice"),
-                        (good + ", claims: [{text: c, variant: b, metric: m}]}", "about variant 'b', which there is not"),
+                        (
+                            good + ", claims: [{text: c, variant: b, metric: m, at_least: 0}]}",
+                            "about variant 'b', which there is not",
+                        ),
                         (good + ", set: [1]}", "set.0: it should be a valid string")):  # fmt: skip
         rules.write_text(text)
         with pytest.raises(ConfigError) as caught:

@@ -36,6 +36,8 @@ def run(home_copy: Settings, recipe_file: Path) -> Run:
 
 
 def _work(run: Run, end: Callable[[], None]) -> None:
+    # A shell that starts tests in the background has them ignore Ctrl-C; this process is told of it all the same.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     run = replace(run, platform=Platform.open(run.platform.settings))  # a process needs a connection of its own
     with working(run, WAY_ON):
         begin_run(run, run.name)
